@@ -1,0 +1,168 @@
+#include "base/worker.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/cycles.h"
+#include "base/log.h"
+
+namespace causeway {
+namespace {
+
+// An epoll entry carries the descriptor's number and whether it is an eventfd to be drained.
+constexpr std::uint64_t kDrain = std::uint64_t{1} << 32;
+
+/// Adds to a counter that only this thread writes.
+void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
+  counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+}
+
+void drain_raw(int fd) {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(fd, &count, sizeof count);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Worker>> Worker::start(WorkerConfig config) {
+  CW_TRY(auto wake, EventFd::make());
+  const int raw = ::epoll_create1(EPOLL_CLOEXEC);
+  if (raw < 0) return fail(system_error(fmt::format("worker {}: epoll_create1", config.name)));
+  std::unique_ptr<Worker> worker(new Worker(std::move(config), std::move(wake), OwnedFd::adopt(raw)));
+  CW_CHECK(worker->watch(worker->wake_.fd(), true));
+  worker->thread_ = std::jthread([self = worker.get()](const std::stop_token& stop) { self->loop(stop); });
+  return worker;
+}
+
+Worker::Worker(WorkerConfig config, EventFd wake, OwnedFd epoll)
+    : config_(std::move(config)), wake_(std::move(wake)), epoll_(std::move(epoll)) {}
+
+Worker::~Worker() {
+  thread_.request_stop();
+  wake_.signal();
+}
+
+void Worker::run(std::move_only_function<void()> change) {
+  std::unique_lock lock(mail_mutex_);
+  mail_.push_back(&change);
+  const std::uint64_t ticket = ++mail_sent_;
+  has_mail_.store(true, std::memory_order_release);
+  wake_.signal();
+  mail_done_.wait(lock, [&] { return mail_handled_ >= ticket; });
+}
+
+void Worker::add(Task& task) { tasks_.push_back(&task); }
+void Worker::remove(Task& task) { std::erase(tasks_, &task); }
+
+Result<void> Worker::watch(const OwnedFd& fd, bool drain) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = static_cast<std::uint64_t>(fd.borrow()) | (drain ? kDrain : 0);
+  if (::epoll_ctl(epoll_.borrow(), EPOLL_CTL_ADD, fd.borrow(), &event) != 0) {
+    return fail(system_error(fmt::format("worker {}: watch a descriptor", config_.name)));
+  }
+  return {};
+}
+
+Result<void> Worker::watch_event(const OwnedFd& fd) { return watch(fd, true); }
+Result<void> Worker::watch_level(const OwnedFd& fd) { return watch(fd, false); }
+void Worker::unwatch(const OwnedFd& fd) { ::epoll_ctl(epoll_.borrow(), EPOLL_CTL_DEL, fd.borrow(), nullptr); }
+
+WorkerStats Worker::stats() const {
+  return {.items = items_.load(std::memory_order_relaxed),
+          .busy_cycles = busy_cycles_.load(std::memory_order_relaxed),
+          .sleeps = sleeps_.load(std::memory_order_relaxed)};
+}
+
+void Worker::pin() const {
+  ::pthread_setname_np(::pthread_self(), config_.name.substr(0, 15).c_str());
+  if (!config_.cpu) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(*config_.cpu, &set);
+  if (const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set); error != 0) {
+    log::warn("worker {}: cannot run on cpu {}: {}", config_.name, *config_.cpu,
+              system_error("pthread_setaffinity_np", error).text());
+  }
+}
+
+void Worker::loop(const std::stop_token& stop) {
+  pin();
+  using Clock = std::chrono::steady_clock;
+  auto idle_since = Clock::now();
+  bool idle = false;
+  while (!stop.stop_requested()) {
+    if (has_mail_.load(std::memory_order_acquire)) run_mail();
+    if (poll_all() != 0) {
+      idle = false;
+      continue;
+    }
+    if (config_.polling == Polling::poll) continue;
+    if (config_.polling == Polling::adaptive) {
+      const auto now = Clock::now();
+      if (!idle) {
+        idle = true;
+        idle_since = now;
+      }
+      if (now - idle_since < config_.spin) continue;
+    }
+    sleep_until_work();
+    idle = false;
+  }
+  run_mail();
+}
+
+std::uint32_t Worker::poll_all() {
+  std::uint32_t moved = 0;
+  std::uint64_t begin = read_cycles();
+  for (Task* task : tasks_) {
+    const std::uint32_t count = task->poll();
+    const std::uint64_t end = read_cycles();
+    if (count != 0) {
+      bump(items_, count);
+      bump(busy_cycles_, end - begin);
+      moved += count;
+    }
+    begin = end;
+  }
+  return moved;
+}
+
+void Worker::sleep_until_work() {
+  std::size_t armed = 0;
+  bool work = false;
+  while (armed < tasks_.size() && !work) work = tasks_[armed++]->arm();
+  if (!work) {
+    bump(sleeps_, 1);
+    std::array<epoll_event, 64> events{};
+    const int count = ::epoll_wait(epoll_.borrow(), events.data(), static_cast<int>(events.size()), -1);
+    for (int i = 0; i < count; ++i) {
+      const auto& event = events[static_cast<std::size_t>(i)];
+      if ((event.data.u64 & kDrain) != 0) drain_raw(static_cast<int>(event.data.u64 & ~kDrain));
+    }
+  }
+  for (std::size_t i = 0; i < armed; ++i) tasks_[i]->disarm();
+}
+
+void Worker::run_mail() {
+  std::vector<std::move_only_function<void()>*> mail;
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail.swap(mail_);
+    has_mail_.store(false, std::memory_order_relaxed);
+  }
+  for (auto* change : mail) (*change)();
+  const std::scoped_lock lock(mail_mutex_);
+  mail_handled_ += mail.size();
+  mail_done_.notify_all();
+}
+
+}  // namespace causeway
