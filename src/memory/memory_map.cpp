@@ -1,0 +1,111 @@
+#include "memory/memory_map.h"
+
+#include <limits>
+
+#include <fmt/format.h>
+
+namespace causeway::memory {
+namespace {
+
+bool wraps(std::uint64_t first, std::uint64_t size) {
+  return size - 1 > std::numeric_limits<std::uint64_t>::max() - first;
+}
+
+bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64_t b_size) {
+  return a <= b + (b_size - 1) && b <= a + (a_size - 1);
+}
+
+}  // namespace
+
+Result<Region> Region::map(Iova iova, FrontendVa frontend_va, std::uint64_t size, OwnedFd file, std::uint64_t offset) {
+  Region region{.iova = iova, .frontend_va = frontend_va, .size = size, .offset = offset, .identity = {}, .file = {}, .mapping = {}};
+  if (size == 0) return fail(Errc::peer_violation, fmt::format("memory region {} is empty", region.text()));
+  if (wraps(iova.value(), size) || wraps(frontend_va.value(), size)) {
+    return fail(Errc::peer_violation, fmt::format("memory region {} wraps", region.text()));
+  }
+  auto identity = identify(file);
+  if (!identity) return fail(std::move(identity).error().context("memory region " + region.text()));
+  auto mapping = Mapping::map(file, offset, size);
+  if (!mapping) return fail(std::move(mapping).error().context("memory region " + region.text()));
+  region.identity = *identity;
+  region.mapping = std::move(*mapping);
+  region.file = std::make_shared<const OwnedFd>(std::move(file));
+  return region;
+}
+
+bool Region::same_as(const Region& other) const {
+  return iova == other.iova && frontend_va == other.frontend_va && size == other.size && offset == other.offset &&
+         identity == other.identity;
+}
+
+std::string Region::text() const {
+  return fmt::format("{}+{:#x} (front-end address {}, file offset {:#x})", iova, size, frontend_va, offset);
+}
+
+MemoryMap::MemoryMap(std::vector<Region> regions) : regions_(std::move(regions)) {
+  entries_.reserve(regions_.size());
+  for (const Region& region : regions_) {
+    entries_.push_back({.first = region.iova.value(),
+                        .last = region.iova.value() + (region.size - 1),
+                        .host = region.mapping->data()});
+  }
+}
+
+std::shared_ptr<const MemoryMap> MemoryMap::empty() {
+  return std::shared_ptr<const MemoryMap>(new MemoryMap({}));
+}
+
+Result<std::shared_ptr<const MemoryMap>> MemoryMap::make(std::vector<Region> regions) {
+  const auto refuse_overlap = [](const Region& a, const Region& b) {
+    return fail(Errc::peer_violation, fmt::format("memory regions {} and {} overlap", a.text(), b.text()));
+  };
+  std::ranges::sort(regions, {}, &Region::frontend_va);
+  for (std::size_t i = 1; i < regions.size(); ++i) {
+    const auto &low = regions[i - 1], &high = regions[i];
+    if (overlap(low.frontend_va.value(), low.size, high.frontend_va.value(), high.size)) return refuse_overlap(low, high);
+  }
+  std::ranges::sort(regions, {}, &Region::iova);
+  for (std::size_t i = 1; i < regions.size(); ++i) {
+    const auto &low = regions[i - 1], &high = regions[i];
+    if (overlap(low.iova.value(), low.size, high.iova.value(), high.size)) return refuse_overlap(low, high);
+  }
+  return std::shared_ptr<const MemoryMap>(new MemoryMap(std::move(regions)));
+}
+
+const MemoryMap::Entry* MemoryMap::find(std::uint64_t iova) const {
+  const auto above = std::ranges::upper_bound(entries_, iova, {}, &Entry::first);
+  if (above == entries_.begin()) return nullptr;
+  const Entry& entry = *std::prev(above);
+  return iova <= entry.last ? &entry : nullptr;
+}
+
+std::optional<GuestSpan> MemoryMap::translate(Iova iova, std::uint64_t size) const {
+  const Entry* entry = find(iova.value());
+  if (entry == nullptr || size == 0) return std::nullopt;
+  const std::uint64_t offset = iova.value() - entry->first;
+  std::uint64_t reach = entry->last - iova.value() + 1;
+  // SAFETY of going on into the next region: only where it continues the same run of host addresses.
+  const Entry* const end = entries_.data() + entries_.size();
+  for (const Entry* next = entry + 1; reach < size && next != end; ++next) {
+    const Entry& before = *(next - 1);
+    const std::uint64_t length = before.last - before.first + 1;
+    if (next->first != before.last + 1 || next->host != before.host + length) return std::nullopt;
+    reach += next->last - next->first + 1;
+  }
+  if (reach < size) return std::nullopt;
+  return GuestSpan(entry->host + offset, size);
+}
+
+std::optional<Iova> MemoryMap::iova_of(FrontendVa address) const {
+  for (const Region& region : regions_) {
+    const std::uint64_t offset = address.value() - region.frontend_va.value();
+    if (offset < region.size) return Iova(region.iova.value() + offset);
+  }
+  return std::nullopt;
+}
+
+bool MemoryMap::is_lost() const {
+  return std::ranges::any_of(regions_, [](const Region& region) { return region.mapping->is_lost(); });
+}
+
+}  // namespace causeway::memory

@@ -1,0 +1,111 @@
+// The memory a device may use: regions, and the translation of the driver's addresses.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/mapping.h"
+#include "base/owned_fd.h"
+#include "base/result.h"
+#include "memory/address.h"
+#include "memory/guest_span.h"
+
+namespace causeway::memory {
+
+/// One piece of guest memory: a part of a file, seen at three addresses. Value type; mapping and file are shared.
+struct Region {
+  Iova iova;               ///< first address the driver uses for it
+  FrontendVa frontend_va;  ///< first address the front-end uses for it
+  std::uint64_t size;      ///< bytes, > 0
+  std::uint64_t offset;    ///< of its first byte in `file`
+  FileIdentity identity;
+  std::shared_ptr<const OwnedFd> file;
+  std::shared_ptr<const Mapping> mapping;
+
+  /// Maps the region. Errc::peer_violation: empty, wraps, or not inside the file.
+  static Result<Region> map(Iova iova, FrontendVa frontend_va, std::uint64_t size, OwnedFd file, std::uint64_t offset);
+
+  /// Same addresses and same memory behind them.
+  bool same_as(const Region& other) const;
+  /// "0x100000+0x40000000 (front-end 0x7f..., offset 0x0)".
+  std::string text() const;
+};
+
+/// A set of regions that overlap nowhere. Immutable: a change makes a new map. Thread: any.
+class MemoryMap {
+ public:
+  static std::shared_ptr<const MemoryMap> empty();
+  /// Errc::peer_violation when two regions overlap in IOVA or in front-end addresses; the text names both.
+  static Result<std::shared_ptr<const MemoryMap>> make(std::vector<Region> regions);
+
+  const std::vector<Region>& regions() const { return regions_; }
+  /// The `size` bytes at `iova`, when they lie in one region (or in regions that are neighbours in our mapping too).
+  std::optional<GuestSpan> translate(Iova iova, std::uint64_t size) const;
+  /// The driver's address of a front-end address; nothing when no region holds it.
+  std::optional<Iova> iova_of(FrontendVa address) const;
+  /// True once one of the files was truncated under us.
+  bool is_lost() const;
+
+ private:
+  friend class Translator;
+  struct Entry {
+    std::uint64_t first;
+    std::uint64_t last;  // inclusive: a region may end at the top of the address space
+    std::byte* host;
+  };
+  explicit MemoryMap(std::vector<Region> regions);
+  const Entry* find(std::uint64_t iova) const;
+
+  std::vector<Region> regions_;  // in order of IOVA
+  std::vector<Entry> entries_;   // the same, for the search
+};
+
+/// Translates for one queue, with the region of the last hit kept at hand. Not shared between threads. Cost of a hit:
+/// two comparisons.
+class Translator {
+ public:
+  explicit Translator(std::shared_ptr<const MemoryMap> map) : map_(std::move(map)) {}
+
+  /// Appends the pieces of host memory behind `size` bytes at `iova`, through `add(GuestSpan)`; false when a byte of it
+  /// is in no region (then some pieces may have been added).
+  template <class Add>
+  bool translate(std::uint64_t iova, std::uint64_t size, Add&& add) {
+    // One subtraction covers both "too low" and "too high", since what lies below wraps to a huge offset.
+    const std::uint64_t offset = iova - hit_.first;
+    if (offset < hit_size_ && size <= hit_size_ - offset) [[likely]] {
+      add(GuestSpan(hit_.host + offset, size));
+      return true;
+    }
+    return translate_slowly(iova, size, add);
+  }
+
+  const std::shared_ptr<const MemoryMap>& map() const { return map_; }
+
+ private:
+  template <class Add>
+  bool translate_slowly(std::uint64_t iova, std::uint64_t size, Add& add) {
+    while (size != 0) {
+      const MemoryMap::Entry* entry = map_->find(iova);
+      if (entry == nullptr) return false;
+      hit_ = *entry;
+      hit_size_ = entry->last - entry->first + 1;
+      const std::uint64_t here = std::min(size, entry->last - iova + 1);
+      add(GuestSpan(entry->host + (iova - entry->first), here));
+      size -= here;
+      iova += here;
+      if (size != 0 && iova == 0) return false;  // went past the top of the address space
+    }
+    return true;
+  }
+
+  std::shared_ptr<const MemoryMap> map_;
+  MemoryMap::Entry hit_{.first = 0, .last = 0, .host = nullptr};
+  std::uint64_t hit_size_ = 0;
+};
+
+}  // namespace causeway::memory
