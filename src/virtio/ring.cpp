@@ -1,0 +1,74 @@
+#include "virtio/ring.h"
+
+#include <bit>
+
+#include <fmt/format.h>
+
+namespace causeway::virtio {
+namespace {
+
+Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova address, std::size_t size,
+                                      std::size_t alignment, const memory::MemoryMap& map) {
+  if (address.value() % alignment != 0) {
+    return fail(Errc::peer_violation, fmt::format("{} at {} is not aligned to {} bytes", name, address, alignment));
+  }
+  const auto span = map.translate(address, size);
+  if (!span) {
+    return fail(Errc::peer_violation, fmt::format("{} at {}+{:#x} is not inside guest memory", name, address, size));
+  }
+  if (!span->is_aligned(alignment)) {
+    return fail(Errc::peer_violation,
+                fmt::format("{} at {} lies in a memory region whose file offset is not aligned to {} bytes", name, address,
+                            alignment));
+  }
+  return *span;
+}
+
+}  // namespace
+
+Result<QueueSize> QueueSize::split(std::uint32_t entries) {
+  if (entries == 0 || entries > kMax || !std::has_single_bit(entries)) {
+    return fail(Errc::peer_violation,
+                fmt::format("ring size {} must be a power of two from 1 to {}", entries, kMax));
+  }
+  return QueueSize(static_cast<std::uint16_t>(entries));
+}
+
+std::string_view text(RingFault fault) {
+  switch (fault) {
+    case RingFault::none:
+      return "no fault";
+    case RingFault::avail_index_jumped:
+      return "the available index moved by more than the ring's size";
+    case RingFault::head_out_of_range:
+      return "the available ring names a descriptor beyond the table";
+    case RingFault::next_out_of_range:
+      return "a descriptor's next field points beyond its table";
+    case RingFault::chain_too_long:
+      return "a descriptor chain is longer than allowed, or is a loop";
+    case RingFault::outside_memory:
+      return "a descriptor points outside guest memory";
+    case RingFault::indirect_not_negotiated:
+      return "an indirect descriptor, which was not negotiated";
+    case RingFault::indirect_bad_length:
+      return "an indirect table whose length is no multiple of 16, or is 0";
+    case RingFault::indirect_nested:
+      return "an indirect table inside an indirect table, or followed by a descriptor";
+    case RingFault::readable_after_writable:
+      return "a device-readable descriptor after a device-writable one";
+    case RingFault::chain_without_use:
+      return "a descriptor chain of a shape that this queue cannot use";
+  }
+  return "unknown fault";
+}
+
+Result<SplitAreas> SplitAreas::locate(const RingConfig& config, const memory::MemoryMap& map) {
+  SplitAreas areas;
+  CW_TRY(areas.descriptors,
+         locate_area("descriptor table", config.descriptors, descriptor_bytes(config.size), 16, map));
+  CW_TRY(areas.available, locate_area("available ring", config.available, available_bytes(config.size), 2, map));
+  CW_TRY(areas.used, locate_area("used ring", config.used, used_bytes(config.size), 4, map));
+  return areas;
+}
+
+}  // namespace causeway::virtio
