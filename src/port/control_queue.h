@@ -1,0 +1,50 @@
+// The control virtqueue of a guest device, read by the Port on the control thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/event_fd.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "vdpa/device.h"
+#include "virtio/split_device_queue.h"
+
+namespace causeway::port {
+
+/// Reads commands from a running control queue and writes the answers. Thread: control.
+class ControlQueue {
+ public:
+  /// Longest command accepted, in bytes: a MAC table of some thousand entries.
+  static constexpr std::size_t kMaxCommand = 65536;
+  using Handler = std::function<vdpa::ControlReply(std::span<const std::byte> command)>;
+  using OnFault = std::function<void(Error)>;
+
+  /// Starts reading; looks at the ring once without a kick.
+  static Result<std::unique_ptr<ControlQueue>> start(Loop& loop, vdpa::QueueSetup setup,
+                                                     std::shared_ptr<const memory::MemoryMap> map, Handler handler,
+                                                     OnFault on_fault);
+  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) { return ring_.replace_map(std::move(map)); }
+  void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
+  vdpa::QueueState state() const { return ring_.state(); }
+
+ private:
+  ControlQueue(virtio::SplitDeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault);
+  void serve();
+  void serve_batch();
+  void answer(const virtio::Chain& chain);
+
+  virtio::SplitDeviceQueue ring_;
+  std::optional<KickFd> kick_;
+  std::optional<CallFd> call_;
+  Handler handler_;
+  OnFault on_fault_;
+  virtio::ChainBatch batch_;
+  std::vector<std::byte> command_;
+  std::optional<Loop::Registration> watch_;
+};
+
+}  // namespace causeway::port

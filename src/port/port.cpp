@@ -1,0 +1,211 @@
+#include "port/port.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace causeway::port {
+
+std::string_view name_of(Path path) {
+  switch (path) {
+    case Path::direct:
+      return "direct";
+  }
+  return "unknown";
+}
+
+/// Knows which of the port's Devices it listens to.
+class Port::Observer final : public vdpa::DeviceObserver {
+ public:
+  Observer(Port& port, std::size_t slot) : port_(port), slot_(slot) {}
+  void config_changed() override { port_.on_config_changed(); }
+  void queue_failed(QueueIndex queue, Error reason) override { port_.on_queue_failed(slot_, queue, reason); }
+  void device_gone(Error reason) override { port_.on_device_gone(slot_, reason); }
+
+ private:
+  Port& port_;
+  std::size_t slot_;
+};
+
+Result<std::unique_ptr<Port>> Port::make(Loop& loop, PortConfig config,
+                                         std::vector<std::unique_ptr<vdpa::Device>> devices) {
+  if (devices.empty()) return fail(Errc::invalid_value, fmt::format("port {}: it has no device", config.name));
+  for (const auto& device : devices) {
+    if (device->info().type != devices.back()->info().type) {
+      return fail(Errc::invalid_value, fmt::format("port {}: devices '{}' and '{}' are of different types", config.name,
+                                                   device->info().name, devices.back()->info().name));
+    }
+  }
+  return std::unique_ptr<Port>(new Port(loop, std::move(config), std::move(devices)));
+}
+
+Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Device>> devices)
+    : loop_(loop), config_(std::move(config)), memory_(memory::MemoryMap::empty()) {
+  for (auto& device : devices) {
+    auto observer = std::make_unique<Observer>(*this, slots_.size());
+    device->set_observer(observer.get());
+    slots_.push_back({.device = std::move(device), .observer = std::move(observer), .unusable = {}});
+  }
+  const vdpa::DeviceInfo& last = info();
+  const auto control = fallback().device->control_queue(last.features);
+  queues_.resize(last.queues + (control ? 1u : 0u));
+}
+
+Port::~Port() {
+  stop_all();
+  for (Slot& slot : slots_) slot.device->set_observer(nullptr);
+}
+
+const vdpa::DeviceInfo& Port::info() const { return slots_.back().device->info(); }
+
+FeatureSet Port::offered_features() const { return info().features.minus(config_.features_off); }
+
+Result<void> Port::attach(DriverSide& side) {
+  if (side_ != nullptr) return fail(Errc::busy, fmt::format("port {} has a driver side already", name()));
+  side_ = &side;
+  return {};
+}
+
+void Port::detach() {
+  reset();
+  unmap_everywhere(memory_->regions());
+  memory_ = memory::MemoryMap::empty();
+  side_ = nullptr;
+}
+
+Result<void> Port::set_features(FeatureSet features) {
+  if (!features.is_subset_of(offered_features())) {
+    return fail(Errc::not_supported,
+                fmt::format("features that were not offered: {}", text(info().type, features.minus(offered_features()))));
+  }
+  if (features == features_) return {};
+  if (!is_suspended()) return fail(Errc::peer_violation, "features cannot change while queues run");
+  // The last Device decides what was offered, so it must be able to take it; for the others it is a matter of binding.
+  for (Slot& slot : slots_) {
+    const auto taken = slot.device->set_features(features);
+    slot.unusable = taken ? std::string() : taken.error().text();
+    if (taken) continue;
+    if (&slot == &fallback()) return fail(taken.error());
+    log::info("port {}: device {} cannot take the negotiated features: {}", name(), slot.device->info().name, slot.unusable);
+  }
+  features_ = features;
+  const std::size_t best = best_slot();
+  for (Queue& queue : queues_) {
+    if (!slots_[queue.slot].unusable.empty()) queue.slot = best;
+  }
+  return {};
+}
+
+std::size_t Port::best_slot() const {
+  const auto usable = std::ranges::find_if(slots_, [](const Slot& slot) { return slot.unusable.empty(); });
+  return usable == slots_.end() ? slots_.size() - 1 : static_cast<std::size_t>(usable - slots_.begin());
+}
+
+Result<void> Port::set_status(Status status) {
+  if (status == Status::reset) {
+    reset();
+    return {};
+  }
+  for (Slot& slot : slots_) CW_CHECK(slot.device->set_status(status));
+  status_ = status;
+  return {};
+}
+
+void Port::reset() {
+  stop_all();
+  for (Slot& slot : slots_) {
+    if (auto done = slot.device->set_status(Status::reset); !done) {
+      log::warn("port {}: device {} did not reset: {}", name(), slot.device->info().name, done.error().text());
+    }
+    slot.unusable.clear();
+  }
+  for (Queue& queue : queues_) {
+    // The binding is the operator's and stays; everything else was the driver's.
+    const std::size_t slot = queue.slot;
+    queue = Queue{};
+    queue.slot = slot;
+  }
+  control_log_.clear();
+  features_ = FeatureSet();
+  status_ = Status::reset;
+}
+
+Result<void> Port::read_config(std::uint32_t offset, std::span<std::byte> to) const {
+  return slots_.back().device->read_config(offset, to);
+}
+
+Result<void> Port::write_config(std::uint32_t offset, std::span<const std::byte> from) {
+  for (Slot& slot : slots_) CW_CHECK(slot.device->write_config(offset, from));
+  return {};
+}
+
+Result<void> Port::announce(std::span<const std::byte, 6> mac) { return fallback().device->announce(mac); }
+
+Result<void> Port::set_mtu(std::uint16_t mtu) {
+  for (Slot& slot : slots_) CW_CHECK(slot.device->set_mtu(mtu));
+  return {};
+}
+
+bool Port::is_suspended() const {
+  return std::ranges::none_of(queues_, [](const Queue& queue) { return queue.started; });
+}
+
+bool Port::is_bound(std::size_t slot) const {
+  return std::ranges::any_of(queues_, [slot](const Queue& queue) { return queue.started && queue.slot == slot; });
+}
+
+vdpa::ControlReply Port::control(std::span<const std::byte> command) {
+  vdpa::ControlReply reply = fallback().device->control(command);
+  for (std::size_t slot = 0; slot + 1 < slots_.size(); ++slot) {
+    if (reply.ack != 0 || !is_bound(slot)) continue;
+    const vdpa::ControlReply other = slots_[slot].device->control(command);
+    if (other.ack != 0) reply.ack = other.ack;
+  }
+  if (reply.ack != 0) return reply;
+  if (reply.is_default) {
+    control_log_.erase(reply.topic);
+  } else {
+    control_log_[reply.topic].assign(command.begin(), command.end());
+  }
+  return reply;
+}
+
+void Port::replay_control(std::size_t slot) {
+  for (const auto& [topic, command] : control_log_) {
+    if (slots_[slot].device->control(command).ack == 0) continue;
+    log::warn("port {}: device {} refused a control command that was accepted before", name(),
+              slots_[slot].device->info().name);
+  }
+}
+
+PortReport Port::report() const {
+  PortReport report{.name = name(),
+                    .type = info().type,
+                    .attached = side_ != nullptr,
+                    .status = status_,
+                    .offered = offered_features(),
+                    .negotiated = features_,
+                    .memory_regions = memory_->regions().size(),
+                    .memory_bytes = 0,
+                    .rebinds = rebinds_,
+                    .devices = {},
+                    .queues = {}};
+  for (const memory::Region& region : memory_->regions()) report.memory_bytes += region.size;
+  for (const Slot& slot : slots_) report.devices.push_back(slot.device->info().name);
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    const Queue& queue = queues_[i];
+    const vdpa::Device& device = *slots_[queue.slot].device;
+    report.queues.push_back({.index = i,
+                             .is_control = is_control(QueueIndex{i}),
+                             .size = queue.size ? queue.size->entries() : 0u,
+                             .started = queue.started,
+                             .enabled = queue.enabled,
+                             .failed = queue.failed,
+                             .device = device.info().name,
+                             .path = Path::direct,
+                             .counters = device.counters(QueueIndex{i})});
+  }
+  return report;
+}
+
+}  // namespace causeway::port

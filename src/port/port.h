@@ -1,0 +1,224 @@
+// The Port: what one guest device is plugged into. It owns the guest's memory, the negotiated state, and for every queue a
+// binding to a Device. It knows neither the protocol that drives it nor what its Devices do.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/event_fd.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "memory/memory_map.h"
+#include "port/control_queue.h"
+#include "vdpa/device.h"
+
+namespace causeway::port {
+
+using vdpa::QueueIndex;
+using vdpa::QueueState;
+using vdpa::Status;
+using virtio::FeatureSet;
+
+/// By which way a Device works a queue. Value type.
+enum class Path : std::uint8_t {
+  direct,  ///< the Device touches the guest's ring itself
+};
+std::string_view name_of(Path path);
+
+/// How the addresses of a ring are given.
+enum class RingAddressKind : std::uint8_t { frontend, guest };
+
+/// The three addresses of a ring as a driver side gives them. Value type.
+struct RingAddresses {
+  RingAddressKind kind;
+  std::uint64_t descriptors;
+  std::uint64_t available;
+  std::uint64_t used;
+  bool operator==(const RingAddresses&) const = default;
+};
+
+struct PortConfig {
+  std::string name;
+  FeatureSet features_off;  ///< never offered
+};
+
+/// What a Port tells the server that drives it. Called on the control thread.
+class DriverSide {
+ public:
+  virtual ~DriverSide() = default;
+  /// The configuration space has changed; the driver should read it again.
+  virtual void config_changed() = 0;
+  /// Guest memory has been lost under us; the port has stopped. The server should end the connection.
+  virtual void memory_lost() = 0;
+};
+
+/// What is to be seen of a queue. Value type.
+struct QueueReport {
+  std::uint16_t index;
+  bool is_control;
+  std::uint32_t size;  ///< entries, 0 when not set
+  bool started;
+  bool enabled;
+  bool failed;
+  std::string device;
+  Path path;
+  std::vector<vdpa::Counter> counters;
+};
+
+struct PortReport {
+  std::string name;
+  virtio::DeviceType type;
+  bool attached;  ///< a driver side is there
+  Status status;
+  FeatureSet offered;
+  FeatureSet negotiated;
+  std::size_t memory_regions;
+  std::uint64_t memory_bytes;
+  std::uint64_t rebinds;
+  std::vector<std::string> devices;
+  std::vector<QueueReport> queues;
+};
+
+/// Invariants: (1) a started queue runs on exactly one Device; (2) every usable Device has every memory region mapped;
+/// (3) started and enabled are independent of each other; (4) after `detach` no Device touches the memory of the driver
+/// that has gone, and nothing of its state is left.
+/// Thread: control.
+class Port {
+ public:
+  /// `devices`: in order of preference, the software Device that can always take over last; at least one, all of one type.
+  /// They are the port's; the loop must outlive it.
+  static Result<std::unique_ptr<Port>> make(Loop& loop, PortConfig config,
+                                            std::vector<std::unique_ptr<vdpa::Device>> devices);
+  Port(const Port&) = delete;
+  Port& operator=(const Port&) = delete;
+  ~Port();
+
+  const std::string& name() const { return config_.name; }
+  /// What the port is to a driver: the properties of its last Device.
+  const vdpa::DeviceInfo& info() const;
+  /// Data queues plus the control queue, when one is offered.
+  std::uint16_t queue_count() const { return static_cast<std::uint16_t>(queues_.size()); }
+  FeatureSet offered_features() const;
+  FeatureSet features() const { return features_; }
+
+  /// A driver side has come. Errc::busy when there is one already. It must stay until `detach`.
+  Result<void> attach(DriverSide& side);
+  /// The driver side has gone, in whatever state: stops all queues, unmaps its memory, resets.
+  void detach();
+
+  /// Errc::not_supported: not a subset of what is offered. Errc::peer_violation: changed while queues run.
+  Result<void> set_features(FeatureSet features);
+  Status status() const { return status_; }
+  /// Writing Status::reset stops all queues and keeps the memory.
+  Result<void> set_status(Status status);
+  /// Stops and forgets all queues, and the negotiated features; the memory stays.
+  void reset();
+
+  Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const;
+  Result<void> write_config(std::uint32_t offset, std::span<const std::byte> from);
+
+  /// Replaces all regions; running queues whose rings are still there go on.
+  Result<void> set_memory(std::vector<memory::Region> regions);
+  Result<void> add_memory(memory::Region region);
+  Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
+  const memory::MemoryMap& memory() const { return *memory_; }
+
+  // Set-up of one queue. A queue that does not exist is Errc::peer_violation; so is a change of size or base while it runs.
+  Result<void> set_queue_size(QueueIndex queue, std::uint32_t entries);
+  Result<void> set_queue_addresses(QueueIndex queue, RingAddresses addresses);
+  Result<void> set_queue_base(QueueIndex queue, std::uint16_t avail_idx);
+  /// Starts the queue, or goes on with another descriptor; no descriptor: the Device polls.
+  Result<void> start_queue(QueueIndex queue, std::optional<KickFd> kick);
+  Result<void> set_queue_call(QueueIndex queue, std::optional<CallFd> call);
+  Result<void> set_queue_err(QueueIndex queue, std::optional<ErrFd> err);
+  Result<void> enable_queue(QueueIndex queue, bool enabled);
+  /// Stops the queue (if it runs) and returns where its next user must resume.
+  Result<QueueState> stop_queue(QueueIndex queue);
+  /// True while no queue runs: then nothing may be sent to the driver side.
+  bool is_suspended() const;
+
+  /// Moves a queue to the Device called `device`, while it runs or before it does. When that Device cannot take it, the
+  /// queue goes on elsewhere and the error says why.
+  Result<void> rebind(QueueIndex queue, std::string_view device, Path path = Path::direct);
+  /// Net only, see vdpa::Device.
+  Result<void> announce(std::span<const std::byte, 6> mac);
+  Result<void> set_mtu(std::uint16_t mtu);
+
+  /// Looks whether memory was lost (after the eventfd of survive_lost_mappings); stops the port when it was.
+  void check_memory();
+  PortReport report() const;
+
+ private:
+  /// One per Device: tells which one an event comes from.
+  class Observer;
+  struct Slot {
+    std::unique_ptr<vdpa::Device> device;
+    std::unique_ptr<Observer> observer;
+    std::string unusable;  ///< why it cannot take what is negotiated; empty when it can
+  };
+  struct Queue {
+    std::optional<virtio::QueueSize> size;
+    std::optional<RingAddresses> addresses;
+    QueueState start;
+    std::optional<KickFd> kick;
+    std::optional<CallFd> call;
+    std::optional<ErrFd> err;
+    std::size_t slot = 0;  ///< the binding: which Device
+    bool started = false;
+    bool enabled = false;
+    bool failed = false;
+  };
+
+  Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Device>> devices);
+
+  Result<Queue*> find(QueueIndex queue);
+  Result<Queue*> find_stopped(QueueIndex queue, std::string_view wish);
+  bool is_control(QueueIndex queue) const;
+  Slot& fallback() { return slots_.back(); }
+  std::size_t best_slot() const;
+
+  Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
+  Result<void> run(QueueIndex queue, Queue& state);
+  Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
+  Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);
+  QueueState halt(QueueIndex queue, Queue& state);
+  QueueState recover_state(const Queue& state) const;
+  void stop_all();
+  void nudge(const Queue& state) const;
+  std::vector<std::uint16_t> pause_all();
+  void resume(std::span<const std::uint16_t> queues);
+
+  Result<void> change_memory(std::vector<memory::Region> regions);
+  Result<void> map_everywhere(std::span<const memory::Region> regions);
+  void unmap_everywhere(std::span<const memory::Region> regions);
+
+  bool is_bound(std::size_t slot) const;
+  void replay_control(std::size_t slot);
+  vdpa::ControlReply control(std::span<const std::byte> command);
+  void on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason);
+  void on_device_gone(std::size_t slot, const Error& reason);
+  void on_config_changed();
+  void fail_queue(QueueIndex queue, const Error& reason);
+
+  Loop& loop_;
+  PortConfig config_;
+  std::vector<Slot> slots_;
+  std::vector<Queue> queues_;
+  std::unique_ptr<ControlQueue> control_queue_;
+  std::map<std::uint64_t, std::vector<std::byte>> control_log_;  // by topic: what another Device must be told
+  std::shared_ptr<const memory::MemoryMap> memory_;
+  DriverSide* side_ = nullptr;
+  FeatureSet features_;
+  Status status_ = Status::reset;
+  std::uint64_t rebinds_ = 0;
+  log::RateLimit log_limit_;
+};
+
+}  // namespace causeway::port

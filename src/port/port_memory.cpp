@@ -1,0 +1,141 @@
+// Changes of guest memory under running queues.
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "port/port.h"
+
+namespace causeway::port {
+namespace {
+
+using Regions = std::vector<memory::Region>;
+
+/// The regions of `from` that are not in `other` just as they are.
+Regions missing_in(const Regions& other, const Regions& from) {
+  Regions rest;
+  std::ranges::copy_if(from, std::back_inserter(rest), [&](const memory::Region& region) {
+    return std::ranges::none_of(other, [&](const memory::Region& known) { return known.same_as(region); });
+  });
+  return rest;
+}
+
+bool overlap_in_iova(const Regions& a, const Regions& b) {
+  return std::ranges::any_of(a, [&](const memory::Region& x) {
+    return std::ranges::any_of(b, [&](const memory::Region& y) {
+      return x.iova.value() <= y.iova.value() + (y.size - 1) && y.iova.value() <= x.iova.value() + (x.size - 1);
+    });
+  });
+}
+
+}  // namespace
+
+Result<void> Port::set_memory(Regions regions) {
+  // A region that stays is the one that is mapped already, so that running queues keep their mapping.
+  for (memory::Region& region : regions) {
+    const auto known = std::ranges::find_if(memory_->regions(), [&](const auto& old) { return old.same_as(region); });
+    if (known != memory_->regions().end()) region = *known;
+  }
+  return change_memory(std::move(regions));
+}
+
+Result<void> Port::add_memory(memory::Region region) {
+  Regions regions = memory_->regions();
+  regions.push_back(std::move(region));
+  return change_memory(std::move(regions));
+}
+
+Result<void> Port::remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size) {
+  Regions regions = memory_->regions();
+  const auto removed = std::erase_if(regions, [&](const memory::Region& region) {
+    return region.iova == iova && region.frontend_va == frontend_va && region.size == size;
+  });
+  if (removed == 0) {
+    return fail(Errc::peer_violation, fmt::format("no memory region {}+{:#x} (front-end address {}) to remove", iova, size, frontend_va));
+  }
+  return change_memory(std::move(regions));
+}
+
+Result<void> Port::change_memory(Regions regions) {
+  CW_TRY(auto next, memory::MemoryMap::make(std::move(regions)));
+  const Regions added = missing_in(memory_->regions(), next->regions());
+  const Regions removed = missing_in(next->regions(), memory_->regions());
+  if (!overlap_in_iova(added, removed)) {
+    CW_CHECK(map_everywhere(added));
+    memory_ = std::move(next);
+    if (control_queue_) {
+      if (auto kept = control_queue_->replace_map(memory_); !kept) {
+        const auto queue = *fallback().device->control_queue(features_);
+        fail_queue(queue, kept.error());
+      }
+    }
+    unmap_everywhere(removed);
+    return {};
+  }
+  // Other memory comes to lie at an address in use: no queue may run in between.
+  const auto paused = pause_all();
+  unmap_everywhere(removed);
+  auto mapped = map_everywhere(added);
+  if (mapped) {
+    memory_ = std::move(next);
+  } else if (auto back = map_everywhere(removed); !back) {
+    log::error("port {}: memory cannot be mapped back: {}", name(), back.error().text());
+  }
+  resume(paused);
+  return mapped;
+}
+
+std::vector<std::uint16_t> Port::pause_all() {
+  std::vector<std::uint16_t> paused;
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    Queue& queue = queues_[i];
+    if (!queue.started || queue.failed) continue;
+    queue.start = halt(QueueIndex{i}, queue);
+    paused.push_back(i);
+  }
+  return paused;
+}
+
+void Port::resume(std::span<const std::uint16_t> queues) {
+  for (const std::uint16_t index : queues) {
+    Queue& queue = queues_[index];
+    if (auto running = run(QueueIndex{index}, queue); !running) {
+      queue.started = true;
+      fail_queue(QueueIndex{index}, running.error());
+    }
+  }
+}
+
+Result<void> Port::map_everywhere(std::span<const memory::Region> regions) {
+  if (regions.empty()) return {};
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    auto mapped = slots_[i].device->map(regions);
+    if (mapped) continue;
+    for (std::size_t done = 0; done < i; ++done) {
+      if (auto undone = slots_[done].device->unmap(regions); !undone) {
+        log::error("port {}: device {}: {}", name(), slots_[done].device->info().name, undone.error().text());
+      }
+    }
+    return fail(std::move(mapped).error().context("device " + slots_[i].device->info().name));
+  }
+  return {};
+}
+
+void Port::unmap_everywhere(std::span<const memory::Region> regions) {
+  if (regions.empty()) return;
+  for (const Slot& slot : slots_) {
+    if (auto unmapped = slot.device->unmap(regions); !unmapped) {
+      log::error("port {}: device {}: {}", name(), slot.device->info().name, unmapped.error().text());
+    }
+  }
+}
+
+void Port::check_memory() {
+  if (!memory_->is_lost()) return;
+  log::error("port {}: its memory file was truncated; the port stops", name());
+  stop_all();
+  status_ = status_ | Status::needs_reset;
+  if (side_ != nullptr) side_->memory_lost();
+}
+
+}  // namespace causeway::port

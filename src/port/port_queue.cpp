@@ -1,0 +1,290 @@
+// Set-up, start, stop and rebind of one queue.
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "port/port.h"
+
+namespace causeway::port {
+
+Result<Port::Queue*> Port::find(QueueIndex queue) {
+  if (number(queue) >= queues_.size()) {
+    return fail(Errc::peer_violation, fmt::format("queue {} does not exist: port {} has {}", number(queue), name(), queues_.size()));
+  }
+  return &queues_[number(queue)];
+}
+
+Result<Port::Queue*> Port::find_stopped(QueueIndex queue, std::string_view wish) {
+  CW_TRY(Queue * state, find(queue));
+  if (state->started) {
+    return fail(Errc::peer_violation, fmt::format("queue {} runs: its {} cannot change", number(queue), wish));
+  }
+  return state;
+}
+
+bool Port::is_control(QueueIndex queue) const {
+  return slots_.back().device->control_queue(features_) == queue;
+}
+
+Result<void> Port::set_queue_size(QueueIndex queue, std::uint32_t entries) {
+  CW_TRY(Queue * state, find_stopped(queue, "size"));
+  if (entries > info().largest_ring) {
+    return fail(Errc::peer_violation, fmt::format("queue {}: {} entries are more than {}", number(queue), entries, info().largest_ring));
+  }
+  CW_TRY(state->size, virtio::QueueSize::split(entries));
+  return {};
+}
+
+Result<void> Port::set_queue_addresses(QueueIndex queue, RingAddresses addresses) {
+  CW_TRY(Queue * state, find(queue));
+  if (state->addresses == addresses) return {};
+  const auto old = std::exchange(state->addresses, addresses);
+  if (state->size) {
+    // Say now what is wrong, where a front-end can still connect the error with its message.
+    if (auto ring = ring_of(queue, *state); !ring && !memory_->regions().empty()) {
+      state->addresses = old;
+      return fail(std::move(ring).error());
+    }
+  }
+  if (!state->started) return {};
+  state->start = halt(queue, *state);
+  return run(queue, *state);
+}
+
+Result<void> Port::set_queue_base(QueueIndex queue, std::uint16_t avail_idx) {
+  CW_TRY(Queue * state, find_stopped(queue, "base"));
+  state->start = QueueState{.avail_idx = avail_idx, .in_flight = {}};
+  return {};
+}
+
+Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
+  CW_TRY(Queue * state, find(queue));
+  if (state->started) state->start = halt(queue, *state);
+  state->kick = std::move(kick);
+  return run(queue, *state);
+}
+
+Result<void> Port::set_queue_call(QueueIndex queue, std::optional<CallFd> call) {
+  CW_TRY(Queue * state, find(queue));
+  state->call = std::move(call);
+  if (!state->started || state->failed) return {};
+  if (is_control(queue)) {
+    control_queue_->set_call(state->call);
+  } else {
+    CW_CHECK(slots_[state->slot].device->set_call(queue, state->call));
+  }
+  // A call may have gone to the old descriptor in between; one too many is legal.
+  if (state->call) state->call->signal();
+  return {};
+}
+
+Result<void> Port::set_queue_err(QueueIndex queue, std::optional<ErrFd> err) {
+  CW_TRY(Queue * state, find(queue));
+  state->err = std::move(err);
+  return {};
+}
+
+Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
+  CW_TRY(Queue * state, find(queue));
+  state->enabled = enabled;
+  if (!state->started || state->failed || is_control(queue)) return {};
+  return slots_[state->slot].device->enable_queue(queue, enabled);
+}
+
+Result<QueueState> Port::stop_queue(QueueIndex queue) {
+  CW_TRY(Queue * state, find(queue));
+  if (state->started) {
+    if (!is_control(queue) && !state->failed) {
+      // Stopped for good, not moved: nothing must wait for this queue.
+      if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
+        log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
+      }
+    }
+    state->start = halt(queue, *state);
+  }
+  state->kick.reset();
+  state->failed = false;
+  return state->start;
+}
+
+void Port::stop_all() {
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    if (auto stopped = stop_queue(QueueIndex{i}); !stopped) {
+      log::warn("port {} queue {}: {}", name(), i, stopped.error().text());
+    }
+  }
+}
+
+Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) const {
+  if (!state.size) return fail(Errc::peer_violation, fmt::format("queue {} starts without a size", number(queue)));
+  if (!state.addresses) return fail(Errc::peer_violation, fmt::format("queue {} starts without addresses", number(queue)));
+  const auto locate = [&](std::uint64_t address, std::string_view area) -> Result<memory::Iova> {
+    if (state.addresses->kind == RingAddressKind::guest) return memory::Iova(address);
+    const auto iova = memory_->iova_of(memory::FrontendVa(address));
+    if (iova) return *iova;
+    return fail(Errc::peer_violation,
+                fmt::format("queue {}: {} at front-end address {:#x} is in no memory region", number(queue), area, address));
+  };
+  CW_TRY(const auto descriptors, locate(state.addresses->descriptors, "descriptor table"));
+  CW_TRY(const auto available, locate(state.addresses->available, "available ring"));
+  CW_TRY(const auto used, locate(state.addresses->used, "used ring"));
+  virtio::RingConfig ring{.size = *state.size,
+                          .descriptors = descriptors,
+                          .available = available,
+                          .used = used,
+                          .features = features_,
+                          .start = state.start};
+  if (auto areas = virtio::SplitAreas::locate(ring, *memory_); !areas) {
+    return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
+  }
+  return ring;
+}
+
+Result<void> Port::run(QueueIndex queue, Queue& state) {
+  return run_anywhere(queue, state, state.slot, slots_.size() - 1);
+}
+
+Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
+  CW_TRY(auto ring, ring_of(queue, state));
+  vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call};
+  if (is_control(queue)) {
+    CW_TRY(control_queue_, ControlQueue::start(
+                               loop_, std::move(setup), memory_,
+                               [this](std::span<const std::byte> command) { return control(command); },
+                               [this, queue](const Error& reason) { fail_queue(queue, reason); }));
+  } else {
+    if (!slots_[slot].unusable.empty()) return fail(Errc::not_supported, slots_[slot].unusable);
+    if (!is_bound(slot) && slot + 1 < slots_.size()) replay_control(slot);
+    CW_CHECK(slots_[slot].device->set_queue(queue, std::move(setup)));
+    CW_CHECK(slots_[slot].device->enable_queue(queue, state.enabled));
+  }
+  state.slot = slot;
+  state.started = true;
+  state.failed = false;
+  nudge(state);
+  return {};
+}
+
+Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort) {
+  auto first = run_on(queue, state, first_choice);
+  if (first) return {};
+  if (last_resort == first_choice) return first;
+  log::warn("port {} queue {}: device {} cannot take it: {}", name(), number(queue),
+            slots_[first_choice].device->info().name, first.error().text());
+  CW_CHECK(run_on(queue, state, last_resort));
+  return {};
+}
+
+QueueState Port::halt(QueueIndex queue, Queue& state) {
+  state.started = false;
+  if (is_control(queue)) {
+    if (!control_queue_) return state.start;
+    const QueueState position = control_queue_->state();
+    control_queue_.reset();
+    return position;
+  }
+  auto stopped = slots_[state.slot].device->stop_queue(queue);
+  if (stopped) return *stopped;
+  log::warn("port {} queue {}: no position from device {}: {}", name(), number(queue),
+            slots_[state.slot].device->info().name, stopped.error().text());
+  return recover_state(state);
+}
+
+QueueState Port::recover_state(const Queue& state) const {
+  QueueState position = state.start;
+  if (!state.size || !state.addresses) return position;
+  auto used = memory::Iova(state.addresses->used);
+  if (state.addresses->kind == RingAddressKind::frontend) {
+    used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
+  }
+  const auto area = memory_->translate(used, virtio::SplitAreas::used_bytes(*state.size));
+  // What was not used when the Device went is run again by the next one.
+  if (area) position.avail_idx = area->fetch<std::uint16_t>(virtio::kRingIndex);
+  return position;
+}
+
+void Port::nudge(const Queue& state) const {
+  // A notification may have been lost while the queue belonged to nobody: one too many is legal, one lost is a hang.
+  if (state.kick) state.kick->signal();
+  if (state.call) state.call->signal();
+}
+
+Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path*/) {
+  auto found = find(queue);
+  if (!found) return fail(Errc::not_found, std::move(found).error().what);
+  Queue& state = **found;
+  if (is_control(queue)) {
+    return fail(Errc::not_supported, fmt::format("queue {} is the control queue, which the port itself serves", number(queue)));
+  }
+  const auto target = std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
+  if (target == slots_.end()) {
+    return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
+  }
+  if (!target->unusable.empty()) return fail(Errc::not_supported, target->unusable);
+  const auto to = static_cast<std::size_t>(target - slots_.begin());
+  const std::size_t from = state.slot;
+  if (to == from) return {};
+  if (number(queue) >= target->device->info().queues) {
+    return fail(Errc::invalid_value, fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
+  }
+  if (!state.started || state.failed) {
+    state.slot = to;
+    return {};
+  }
+  state.start = halt(queue, state);
+  auto moved = run_on(queue, state, to);
+  if (moved) {
+    ++rebinds_;
+    return {};
+  }
+  if (auto kept = run_anywhere(queue, state, slots_.size() - 1, from); !kept) {
+    state.started = true;
+    fail_queue(queue, kept.error());
+  }
+  return fail(std::move(moved).error().context(fmt::format("queue {} stays on device '{}'", number(queue),
+                                                           slots_[state.slot].device->info().name)));
+}
+
+void Port::on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason) {
+  if (number(queue) >= queues_.size()) return;
+  // The news may be older than a rebind: then the new Device will find the fault by itself.
+  const Queue& state = queues_[number(queue)];
+  if (state.started && !state.failed && state.slot == slot) fail_queue(queue, reason);
+}
+
+void Port::fail_queue(QueueIndex queue, const Error& reason) {
+  Queue& state = queues_[number(queue)];
+  state.failed = true;
+  status_ = status_ | Status::needs_reset;
+  if (state.err) state.err->signal();
+  if (!log_limit_.allow()) return;
+  log::error("port {} queue {}: stopped, needs reset: {}", name(), number(queue), reason.text());
+  if (const auto held_back = log_limit_.take_suppressed(); held_back > 0) {
+    log::error("port {}: {} more such lines were held back", name(), held_back);
+  }
+}
+
+void Port::on_device_gone(std::size_t slot, const Error& reason) {
+  log::error("port {}: device {} is gone: {}", name(), slots_[slot].device->info().name, reason.text());
+  slots_[slot].unusable = reason.text();
+  const std::size_t next = best_slot();
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    Queue& state = queues_[i];
+    if (state.slot != slot) continue;
+    if (!state.started || is_control(QueueIndex{i})) {
+      state.slot = next;
+      continue;
+    }
+    state.start = recover_state(state);
+    if (auto taken = run_anywhere(QueueIndex{i}, state, next, slots_.size() - 1); !taken) {
+      fail_queue(QueueIndex{i}, taken.error());
+    }
+  }
+}
+
+void Port::on_config_changed() {
+  if (side_ != nullptr) side_->config_changed();
+}
+
+}  // namespace causeway::port
