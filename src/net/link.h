@@ -1,0 +1,105 @@
+// What a port's NICs are connected to. All software NICs of one port share one link, so that a queue can be moved between
+// them while traffic goes on.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/worker.h"
+#include "net/frame.h"
+#include "net/receive_filter.h"
+#include "net/receive_queue.h"
+#include "net/transmit_queue.h"
+
+namespace causeway::net {
+
+inline constexpr std::uint16_t kMaxQueuePairs = 16;
+
+/// What became of a frame that was given to a link's receive queues.
+enum class Delivery : std::uint8_t {
+  done,  ///< delivered, or dropped and counted
+  wait,  ///< the receiver's queue is being moved: offer the frame again
+};
+
+/// The port's end of a connection: its queue pairs, and who may receive. Subclasses move the frames.
+///
+/// Invariants: (1) everything but construction and `worker()` happens on the worker's thread; (2) a queue that was stopped
+/// while enabled is awaited for at most `kPatience`, and then treated as absent; (3) queues are the NIC's, and are detached
+/// before they are destroyed.
+class Link {
+ public:
+  /// How long frames wait for a receive queue that is being moved.
+  static constexpr std::chrono::milliseconds kPatience{1000};
+  using OnFault = std::function<void(std::uint16_t pair, bool transmit, virtio::RingFault fault)>;
+
+  Link(Worker& worker, std::string name) : worker_(worker), name_(std::move(name)) {}
+  virtual ~Link() = default;
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  Worker& worker() const { return worker_; }
+  const std::string& name() const { return name_; }
+
+  void attach(std::uint16_t pair, TransmitQueue& queue, OnFault on_fault);
+  void attach(std::uint16_t pair, ReceiveQueue& queue, OnFault on_fault);
+  void detach_transmit(std::uint16_t pair);
+  void detach_receive(std::uint16_t pair);
+  void enable_transmit(std::uint16_t pair, bool enabled);
+  void enable_receive(std::uint16_t pair, bool enabled);
+  void set_filter(const ReceiveFilter& filter);
+
+  /// Sends a frame of our own, as if the driver had sent it.
+  virtual void inject(std::span<const std::byte> frame) = 0;
+  /// The largest payload behind an Ethernet header, without offloads.
+  virtual void set_mtu(std::uint16_t /*mtu*/) {}
+
+  /// Consumes one batch of what a disabled transmit queue holds; returns how many frames it was.
+  static std::uint32_t drop_all(TransmitQueue& queue);
+
+ protected:
+  struct Pair {
+    TransmitQueue* transmit = nullptr;
+    ReceiveQueue* receive = nullptr;
+    OnFault on_transmit_fault;
+    OnFault on_receive_fault;
+    bool transmit_enabled = false;
+    bool receive_enabled = false;
+    std::optional<std::chrono::steady_clock::time_point> awaited_since;  // its receive queue is being moved
+  };
+
+  std::array<Pair, kMaxQueuePairs>& pairs() { return pairs_; }
+  std::uint16_t pair_count() const { return pair_count_; }
+  const ReceiveFilter& filter() const { return filter_; }
+  /// Called when a receive queue comes or goes.
+  virtual void receivers_changed() {}
+
+  /// Which receive queue a frame goes to; nullptr: none. Sets `wait` when it is being moved.
+  ReceiveQueue* receiver_for(const Frame& frame, bool& wait);
+  /// Remembers on which pair a flow was sent, to receive it there too.
+  void steer(const Frame& frame, std::uint16_t pair);
+  /// Reports queues that have broken since, and takes them out.
+  void report_faults();
+  void flush_receivers();
+  bool arm_transmitters();
+  void disarm_transmitters();
+
+ private:
+  void update();
+
+  Worker& worker_;
+  std::string name_;
+  std::array<Pair, kMaxQueuePairs> pairs_;
+  std::uint16_t pair_count_ = 0;  // pairs to look at: one more than the highest in use
+  std::vector<std::uint16_t> receivers_;  // enabled receive queues, running or awaited
+  std::array<std::uint8_t, 256> steering_{};
+  ReceiveFilter filter_;
+};
+
+}  // namespace causeway::net

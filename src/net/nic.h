@@ -1,0 +1,91 @@
+// The software NIC: a vdpa::Device whose queues are worked by the worker of the link it is connected to.
+// Spec: virtio 1.3 section 5.1.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/loop.h"
+#include "net/counters.h"
+#include "net/ethernet.h"
+#include "net/link.h"
+#include "net/receive_filter.h"
+#include "vdpa/device.h"
+
+namespace causeway::net {
+
+struct NicConfig {
+  std::string name;
+  MacAddress mac;
+  std::uint16_t queue_pairs = 1;      ///< 1 to kMaxQueuePairs
+  std::optional<std::uint16_t> mtu;   ///< announced to the driver when set, 68 to 65535
+  std::uint32_t largest_ring = 32768;
+};
+
+/// Features a NIC with this configuration offers.
+virtio::FeatureSet nic_features(const NicConfig& config);
+
+/// Queue 2N receives and queue 2N + 1 transmits for pair N. Several NICs may share one link, which outlives them; each
+/// pair then runs on one of them at a time. Thread: control; the queues run on the link's worker.
+class Nic final : public vdpa::Device {
+ public:
+  static Result<std::unique_ptr<Nic>> make(Loop& loop, NicConfig config, std::shared_ptr<Link> link);
+  ~Nic() override;
+
+  const vdpa::DeviceInfo& info() const override { return info_; }
+  void set_observer(vdpa::DeviceObserver* observer) override { observer_ = observer; }
+  Result<void> set_features(virtio::FeatureSet features) override;
+  vdpa::Status status() const override { return status_; }
+  Result<void> set_status(vdpa::Status status) override;
+  Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const override;
+  Result<void> write_config(std::uint32_t offset, std::span<const std::byte> from) override;
+  std::uint32_t config_generation() const override { return generation_; }
+  Result<void> map(std::span<const memory::Region> regions) override;
+  Result<void> unmap(std::span<const memory::Region> regions) override;
+  Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override;
+  Result<void> enable_queue(vdpa::QueueIndex queue, bool enabled) override;
+  Result<void> set_call(vdpa::QueueIndex queue, std::optional<CallFd> call) override;
+  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue) override;
+  std::optional<vdpa::QueueIndex> control_queue(virtio::FeatureSet features) const override;
+  vdpa::ControlReply control(std::span<const std::byte> command) override;
+  std::vector<vdpa::Counter> counters(vdpa::QueueIndex queue) const override;
+  Result<void> announce(std::span<const std::byte, 6> mac) override;
+  Result<void> set_mtu(std::uint16_t mtu) override;
+
+ private:
+  /// A running pair half, as the control thread knows it.
+  struct Running {
+    std::unique_ptr<TransmitQueue> transmit;
+    std::unique_ptr<ReceiveQueue> receive;
+    std::optional<KickFd> kick;
+    bool is_set() const { return transmit != nullptr || receive != nullptr; }
+  };
+
+  Nic(Loop& loop, NicConfig config, std::shared_ptr<Link> link);
+  Result<Running*> running(vdpa::QueueIndex queue);
+  Result<void> replace_map(std::vector<memory::Region> regions);
+  Result<void> attach(std::uint16_t pair, bool transmits, Running& running);
+  void on_fault(vdpa::QueueIndex queue, Error reason);
+  Link::OnFault fault_handler();
+  void push_filter();
+
+  Loop& loop_;
+  NicConfig config_;
+  std::shared_ptr<Link> link_;
+  vdpa::DeviceInfo info_;
+  vdpa::DeviceObserver* observer_ = nullptr;
+  virtio::FeatureSet features_;
+  vdpa::Status status_ = vdpa::Status::reset;
+  std::uint32_t generation_ = 0;
+  std::shared_ptr<const memory::MemoryMap> map_;
+  ReceiveFilter filter_;
+  std::vector<Running> queues_;
+  std::vector<QueueCounters> counters_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for news from the worker that come too late
+};
+
+}  // namespace causeway::net

@@ -1,0 +1,172 @@
+#include "net/receive_filter.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "virtio/net.h"
+
+namespace causeway::net {
+namespace {
+
+using virtio::NetCtrlClass;
+using virtio::NetFeature;
+
+std::uint16_t le16(std::span<const std::byte> data) {
+  return static_cast<std::uint16_t>(std::to_integer<unsigned>(data[0]) | std::to_integer<unsigned>(data[1]) << 8);
+}
+
+std::uint32_t le32(std::span<const std::byte> data) {
+  return le16(data) | static_cast<std::uint32_t>(le16(data.subspan(2))) << 16;
+}
+
+MacAddress mac_at(std::span<const std::byte> data) {
+  MacAddress address;
+  std::memcpy(address.bytes.data(), data.data(), address.bytes.size());
+  return address;
+}
+
+/// Takes one table (a count and its addresses) off the front of `data`; nothing when it is cut short.
+std::optional<std::span<const std::byte>> take_table(std::span<const std::byte>& data) {
+  if (data.size() < 4) return std::nullopt;
+  const std::uint64_t bytes = std::uint64_t{le32(data)} * 6;
+  if (bytes > data.size() - 4) return std::nullopt;
+  const auto table = data.subspan(4, bytes);
+  data = data.subspan(4 + bytes);
+  return table;
+}
+
+/// Fills `addresses` from a table; true when there were too many, and all frames of the kind must be let through.
+bool fill(std::vector<MacAddress>& addresses, std::span<const std::byte> table) {
+  addresses.clear();
+  if (table.size() / 6 > ReceiveFilter::kMaxAddresses) return true;
+  for (; !table.empty(); table = table.subspan(6)) addresses.push_back(mac_at(table));
+  std::ranges::sort(addresses, {}, &MacAddress::number);
+  return false;
+}
+
+bool contains(const std::vector<MacAddress>& addresses, const MacAddress& address) {
+  return std::ranges::binary_search(addresses, address.number(), {}, &MacAddress::number);
+}
+
+/// Topic of a command in a Port's log: class and command, and the VLAN where each id is a matter of its own.
+std::uint64_t topic_of(std::uint8_t type, std::uint8_t command, std::uint16_t detail = 0) {
+  return std::uint64_t{type} << 32 | std::uint64_t{command} << 16 | detail;
+}
+
+}  // namespace
+
+bool ReceiveFilter::accepts_address(const MacAddress& destination) const {
+  if (destination.is_broadcast()) return !no_broadcast_;
+  if (destination.is_multicast()) {
+    if (no_multicast_) return false;
+    return all_multicast_ || multicast_overflow_ || contains(multicast_, destination);
+  }
+  if (no_unicast_) return false;
+  return destination == mac_ || all_unicast_ || unicast_overflow_ || contains(unicast_, destination);
+}
+
+vdpa::ControlReply ReceiveFilter::apply(std::span<const std::byte> command, virtio::FeatureSet negotiated,
+                                        std::uint16_t max_pairs) {
+  const vdpa::ControlReply refused{.ack = virtio::kCtrlErr};
+  if (command.size() < 2) return refused;
+  const auto type = std::to_integer<std::uint8_t>(command[0]);
+  const auto number = std::to_integer<std::uint8_t>(command[1]);
+  const auto data = command.subspan(2);
+  vdpa::ControlReply reply{.ack = virtio::kCtrlOk, .topic = topic_of(type, number)};
+  bool done = false;
+  switch (static_cast<NetCtrlClass>(type)) {
+    case NetCtrlClass::rx:
+      done = set_mode(number, data, negotiated);
+      break;
+    case NetCtrlClass::mac:
+      done = set_mac(number, data, negotiated);
+      break;
+    case NetCtrlClass::vlan:
+      done = set_vlan(number, data, negotiated);
+      // Adding and deleting an id are one topic: what counts is the last of the two.
+      if (done) reply = {.ack = virtio::kCtrlOk, .topic = topic_of(type, 0, le16(data)), .is_default = number == 1};
+      break;
+    case NetCtrlClass::announce:
+      done = negotiated.has(NetFeature::guest_announce) && number == 0 && data.empty();
+      announce_acknowledged_ = announce_acknowledged_ || done;
+      reply.is_default = true;  // an event, not a setting
+      break;
+    case NetCtrlClass::mq:
+      done = negotiated.has(NetFeature::mq) && number == 0 && set_pairs(data, max_pairs);
+      break;
+    case NetCtrlClass::guest_offloads:
+      break;  // CTRL_GUEST_OFFLOADS is not offered
+  }
+  return done ? reply : refused;
+}
+
+bool ReceiveFilter::set_mode(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
+  if (data.size() != 1 || !negotiated.has(NetFeature::ctrl_rx)) return false;
+  const bool on = data[0] != std::byte{0};
+  const auto mode = static_cast<virtio::NetCtrlRx>(command);
+  if (mode >= virtio::NetCtrlRx::alluni && !negotiated.has(NetFeature::ctrl_rx_extra)) return false;
+  switch (mode) {
+    case virtio::NetCtrlRx::promisc:
+      promiscuous_ = on;
+      return true;
+    case virtio::NetCtrlRx::allmulti:
+      all_multicast_ = on;
+      return true;
+    case virtio::NetCtrlRx::alluni:
+      all_unicast_ = on;
+      return true;
+    case virtio::NetCtrlRx::nomulti:
+      no_multicast_ = on;
+      return true;
+    case virtio::NetCtrlRx::nouni:
+      no_unicast_ = on;
+      return true;
+    case virtio::NetCtrlRx::nobcast:
+      no_broadcast_ = on;
+      return true;
+  }
+  return false;
+}
+
+bool ReceiveFilter::set_mac(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
+  switch (static_cast<virtio::NetCtrlMac>(command)) {
+    case virtio::NetCtrlMac::table_set:
+      return negotiated.has(NetFeature::ctrl_rx) && set_table(data);
+    case virtio::NetCtrlMac::addr_set: {
+      if (data.size() != 6 || !negotiated.has(NetFeature::ctrl_mac_addr)) return false;
+      const MacAddress address = mac_at(data);
+      if (address.is_multicast() || address.is_zero()) return false;
+      mac_ = address;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool ReceiveFilter::set_table(std::span<const std::byte> data) {
+  const auto unicast = take_table(data);
+  const auto multicast = unicast ? take_table(data) : std::nullopt;
+  if (!multicast || !data.empty()) return false;
+  unicast_overflow_ = fill(unicast_, *unicast);
+  multicast_overflow_ = fill(multicast_, *multicast);
+  return true;
+}
+
+bool ReceiveFilter::set_vlan(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
+  if (data.size() != 2 || command > 1 || !negotiated.has(NetFeature::ctrl_vlan)) return false;
+  const std::uint16_t id = le16(data);
+  if (id >= vlans_.size()) return false;
+  filters_vlan_ = true;
+  vlans_[id] = static_cast<virtio::NetCtrlVlan>(command) == virtio::NetCtrlVlan::add;
+  return true;
+}
+
+bool ReceiveFilter::set_pairs(std::span<const std::byte> data, std::uint16_t max_pairs) {
+  if (data.size() != 2) return false;
+  const std::uint16_t pairs = le16(data);
+  if (pairs == 0 || pairs > max_pairs) return false;
+  active_pairs_ = pairs;
+  return true;
+}
+
+}  // namespace causeway::net

@@ -1,0 +1,182 @@
+#include "net/switch.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace causeway::net {
+
+/// One port of a switch.
+class SwitchPort final : public Link {
+ public:
+  SwitchPort(Switch& owner, std::string name) : Link(owner.worker(), std::move(name)), owner_(owner) {
+    worker().run([this] { owner_.ports_.push_back(this); });
+  }
+  ~SwitchPort() override {
+    worker().run([this] {
+      std::erase(owner_.ports_, this);
+      owner_.table_.forget(this);
+    });
+  }
+  void inject(std::span<const std::byte> frame) override;
+
+ private:
+  friend class Switch;
+  Switch& owner_;
+};
+
+namespace {
+
+std::uint32_t seconds_now() {
+  using std::chrono::duration_cast, std::chrono::seconds, std::chrono::steady_clock;
+  return static_cast<std::uint32_t>(duration_cast<seconds>(steady_clock::now().time_since_epoch()).count());
+}
+
+std::optional<std::uint16_t> vlan_of(const Frame& frame) {
+  if (frame.ethernet.type() != kEtherTypeVlan) return std::nullopt;
+  // The tag lies right behind the Ethernet header, usually in the same segment.
+  std::size_t skip = frame.skip + sizeof(EthernetHeader);
+  for (const auto& segment : frame.segments) {
+    if (skip + 2 <= segment.size()) {
+      const auto tag = segment.fetch<std::array<std::uint8_t, 2>>(skip);
+      return static_cast<std::uint16_t>((tag[0] << 8 | tag[1]) & 0xfff);
+    }
+    if (skip < segment.size()) return std::nullopt;
+    skip -= segment.size();
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Switch::Switch(Worker& worker, std::string name) : worker_(worker), name_(std::move(name)) {
+  worker_.run([this] { worker_.add(*this); });
+}
+
+Switch::~Switch() {
+  worker_.run([this] { worker_.remove(*this); });
+}
+
+std::unique_ptr<Link> Switch::add_port(std::string name) { return std::make_unique<SwitchPort>(*this, std::move(name)); }
+
+std::uint32_t Switch::poll() {
+  std::uint32_t moved = 0;
+  for (SwitchPort* port : ports_) {
+    bool fault = false;
+    for (std::uint16_t pair = 0; pair < port->pair_count(); ++pair) {
+      const auto& queues = port->pairs()[pair];
+      if (queues.transmit != nullptr) {
+        if (queues.transmit->has_work()) moved += poll_queue(*port, pair);
+        fault = fault || queues.transmit->fault() != virtio::RingFault::none;
+      }
+      fault = fault || (queues.receive != nullptr && queues.receive->fault() != virtio::RingFault::none);
+    }
+    if (fault) [[unlikely]] port->report_faults();
+  }
+  return moved;
+}
+
+std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
+  auto& queues = from.pairs()[pair];
+  TransmitQueue& queue = *queues.transmit;
+  if (!queues.transmit_enabled) return Link::drop_all(queue);
+  const auto frames = queue.take();
+  std::size_t done = 0;
+  for (const Frame& frame : frames) {
+    if (frame.length == 0) [[unlikely]] {
+      queue.counters().dropped_bad_frame.add(1);
+    } else {
+      from.steer(frame, pair);
+      if (forward(from, frame) == Delivery::wait) break;
+    }
+    ++done;
+  }
+  for (SwitchPort* port : ports_) port->flush_receivers();
+  queue.complete(done);
+  return static_cast<std::uint32_t>(done);
+}
+
+Delivery Switch::forward(SwitchPort& from, const Frame& frame) {
+  const std::uint32_t now = seconds_now();
+  if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now);
+  if (frame.ethernet.destination.is_multicast()) return flood(&from, frame);
+  void* const known = table_.find(frame.ethernet.destination, now);
+  if (known == nullptr) return flood(&from, frame);
+  // A frame to an address on its own port has arrived already.
+  if (known == &from) return Delivery::done;
+  return deliver(*static_cast<SwitchPort*>(known), frame);
+}
+
+Delivery Switch::flood(const SwitchPort* from, const Frame& frame) {
+  // Nobody gets it before all can: a frame that waits is offered again as a whole.
+  for (SwitchPort* port : ports_) {
+    bool wait = false;
+    if (port != from) port->receiver_for(frame, wait);
+    if (wait) return Delivery::wait;
+  }
+  for (SwitchPort* port : ports_) {
+    if (port != from) deliver(*port, frame);
+  }
+  return Delivery::done;
+}
+
+Delivery Switch::deliver(SwitchPort& to, const Frame& frame) {
+  bool wait = false;
+  ReceiveQueue* const queue = to.receiver_for(frame, wait);
+  if (wait) return Delivery::wait;
+  if (queue == nullptr) return Delivery::done;
+  if (!to.filter().accepts(frame.ethernet, vlan_of(frame))) {
+    queue->counters().dropped_filtered.add(1);
+    return Delivery::done;
+  }
+  if (needs_resolution(frame.header, queue->features())) [[unlikely]] {
+    deliver_resolved(*queue, frame);
+  } else {
+    queue->deliver(frame);
+  }
+  return Delivery::done;
+}
+
+void Switch::deliver_resolved(ReceiveQueue& queue, const Frame& frame) {
+  linear_.resize(frame.length);
+  std::size_t at = 0;
+  std::size_t skip = frame.skip;
+  for (const auto& segment : frame.segments) {
+    const auto part = segment.subspan(skip, segment.size() - skip);
+    part.read(0, std::span(linear_).subspan(at, part.size()));
+    at += part.size();
+    skip = 0;
+  }
+  const bool resolved =
+      resolver_.resolve(frame.header, linear_, queue.features(),
+                        [&](const virtio::NetHeader& header, std::span<const std::byte> bytes) {
+                          queue.deliver(header, bytes);
+                        });
+  if (!resolved) queue.counters().dropped_bad_frame.add(1);
+}
+
+bool Switch::arm() {
+  bool work = false;
+  for (SwitchPort* port : ports_) work = port->arm_transmitters() || work;
+  return work;
+}
+
+void Switch::disarm() {
+  for (SwitchPort* port : ports_) port->disarm_transmitters();
+}
+
+void SwitchPort::inject(std::span<const std::byte> frame) {
+  for (SwitchPort* port : owner_.ports_) {
+    if (port == this) continue;
+    for (auto& pair : port->pairs()) {
+      if (pair.receive == nullptr || !pair.receive_enabled) continue;
+      pair.receive->deliver(virtio::NetHeader{}, frame);
+      pair.receive->flush();
+      break;
+    }
+  }
+  EthernetHeader ethernet;
+  std::memcpy(&ethernet, frame.data(), sizeof ethernet);
+  owner_.table_.learn(ethernet.source, this, seconds_now());
+}
+
+}  // namespace causeway::net

@@ -1,0 +1,50 @@
+// A learning layer-2 switch. A frame is copied once: from the sender's buffer into the receiver's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/worker.h"
+#include "net/link.h"
+#include "net/mac_table.h"
+#include "net/offload.h"
+
+namespace causeway::net {
+
+class SwitchPort;
+
+/// All ports of a switch are worked by one worker, so frames pass between them without a lock. A switch is to outlive
+/// its ports. Thread: worker, but for construction, `add_port` and destruction (control).
+class Switch final : public Task {
+ public:
+  Switch(Worker& worker, std::string name);
+  ~Switch() override;
+
+  /// A port of this switch; it leaves the switch when it is destroyed.
+  std::unique_ptr<Link> add_port(std::string name);
+  Worker& worker() const { return worker_; }
+  const std::string& name() const { return name_; }
+
+  std::uint32_t poll() override;
+  bool arm() override;
+  void disarm() override;
+
+ private:
+  friend class SwitchPort;
+  std::uint32_t poll_queue(SwitchPort& from, std::uint16_t pair);
+  Delivery forward(SwitchPort& from, const Frame& frame);
+  Delivery flood(const SwitchPort* from, const Frame& frame);
+  Delivery deliver(SwitchPort& to, const Frame& frame);
+  void deliver_resolved(ReceiveQueue& queue, const Frame& frame);
+
+  Worker& worker_;
+  std::string name_;
+  std::vector<SwitchPort*> ports_;
+  MacTable table_;
+  Resolver resolver_;
+  std::vector<std::byte> linear_;  // a frame copied whole, for the slow path
+};
+
+}  // namespace causeway::net

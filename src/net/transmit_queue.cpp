@@ -1,0 +1,115 @@
+#include "net/transmit_queue.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "net/offload.h"
+
+namespace causeway::net {
+namespace {
+
+using memory::GuestSpan;
+
+/// Header and start of a frame as they lie behind each other in the usual chain.
+struct FrameStart {
+  virtio::NetHeader header;
+  EthernetHeader ethernet;
+};
+static_assert(sizeof(FrameStart) == 26);
+
+/// Reads bytes that lie over several segments.
+void gather(std::span<const GuestSpan> segments, std::size_t skip, std::span<std::byte> to) {
+  for (const GuestSpan& segment : segments) {
+    if (skip >= segment.size()) {
+      skip -= segment.size();
+      continue;
+    }
+    const std::size_t count = std::min(segment.size() - skip, to.size());
+    segment.read(skip, to.first(count));
+    to = to.subspan(count);
+    skip = 0;
+    if (to.empty()) return;
+  }
+}
+
+}  // namespace
+
+std::uint32_t net_header_size(virtio::FeatureSet features) {
+  const bool modern =
+      features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
+  return modern ? sizeof(virtio::NetHeader) : virtio::kLegacyNetHeaderSize;
+}
+
+Result<std::unique_ptr<TransmitQueue>> TransmitQueue::start(const vdpa::QueueSetup& setup,
+                                                            std::shared_ptr<const memory::MemoryMap> map,
+                                                            QueueCounters& counters) {
+  CW_TRY(auto ring, virtio::SplitDeviceQueue::start(setup.ring, std::move(map)));
+  ring.disarm();
+  return std::unique_ptr<TransmitQueue>(new TransmitQueue(std::move(ring), setup, counters));
+}
+
+TransmitQueue::TransmitQueue(virtio::SplitDeviceQueue ring, const vdpa::QueueSetup& setup, QueueCounters& counters)
+    : ring_(std::move(ring)),
+      call_(setup.call),
+      features_(setup.ring.features),
+      header_size_(net_header_size(features_)),
+      counters_(&counters) {}
+
+std::span<const Frame> TransmitQueue::take() {
+  batch_.clear();
+  const std::uint16_t count = ring_.take(batch_, kBatch);
+  // The payloads are on their way into the cache while the first headers are looked at.
+  for (const virtio::Chain& chain : batch_.chains()) {
+    if (chain.readable != 0) batch_.readable(chain).front().prefetch(0);
+  }
+  for (std::uint16_t i = 0; i < count; ++i) frames_[i] = frame_of(batch_[i]);
+  return {frames_.data(), count};
+}
+
+Frame TransmitQueue::frame_of(const virtio::Chain& chain) const {
+  Frame frame;
+  auto segments = batch_.readable(chain);
+  const std::uint64_t least = header_size_ + sizeof(EthernetHeader);
+  if (chain.readable_bytes < least || chain.readable_bytes > header_size_ + std::uint64_t{kMaxFrame}) return frame;
+
+  FrameStart start;
+  if (segments.front().size() >= sizeof start && header_size_ == sizeof start.header) [[likely]] {
+    start = segments.front().fetch<FrameStart>(0);
+  } else {
+    start.header.num_buffers = 0;
+    gather(segments, 0, std::as_writable_bytes(std::span(&start.header, 1)).first(header_size_));
+    gather(segments, header_size_, std::as_writable_bytes(std::span(&start.ethernet, 1)));
+  }
+  const auto length = static_cast<std::uint32_t>(chain.readable_bytes - header_size_);
+  if (check_header(start.header, length, features_) != HeaderFault::none) [[unlikely]] return frame;
+
+  std::uint32_t skip = header_size_;
+  while (skip >= segments.front().size()) {
+    skip -= static_cast<std::uint32_t>(segments.front().size());
+    segments = segments.subspan(1);
+  }
+  frame.header = start.header;
+  frame.ethernet = start.ethernet;
+  frame.length = length;
+  frame.segments = segments;
+  frame.skip = skip;
+  return frame;
+}
+
+void TransmitQueue::complete(std::size_t count) {
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    ring_.use(batch_[i].head, 0);
+    bytes += frames_[i].length;
+  }
+  ring_.untake(static_cast<std::uint16_t>(batch_.size() - count));
+  if (count == 0) return;
+  counters_->packets.add(count);
+  counters_->bytes.add(bytes);
+  if (ring_.publish() && call_) {
+    call_->signal();
+    counters_->calls.add(1);
+  }
+}
+
+}  // namespace causeway::net

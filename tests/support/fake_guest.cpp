@@ -1,0 +1,179 @@
+#include "support/fake_guest.h"
+
+#include <algorithm>
+
+namespace causeway::testing {
+namespace {
+
+using memory::FrontendVa, memory::Iova;
+using virtio::DriverBuffer, virtio::QueueIndex;
+
+// Guest memory starts where a PC's does not, so that an address taken for an offset is noticed.
+constexpr std::uint64_t kIovaBase = 0x1'0000'0000;
+constexpr std::uint64_t kFrontendBase = 0x7f00'0000'0000;
+constexpr std::size_t kPage = 4096;
+
+constexpr std::size_t page_up(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+}  // namespace
+
+Result<std::unique_ptr<FakeGuest>> FakeGuest::plug_in(port::Port& port, FakeGuestConfig config) {
+  config.features = config.features.with(virtio::Feature::version_1);
+  std::unique_ptr<FakeGuest> guest(new FakeGuest(port, config));
+  CW_CHECK(port.attach(*guest));
+  CW_CHECK(guest->start());
+  return guest;
+}
+
+FakeGuest::~FakeGuest() { port_.detach(); }
+
+Result<void> FakeGuest::start() {
+  const std::size_t per_queue = 3 * page_up(std::size_t{16} * config_.ring_size + 64) +
+                                page_up(std::size_t{config_.buffer_size} * config_.ring_size) +
+                                page_up(std::size_t{16} * 32 * config_.ring_size);
+  const std::uint64_t size = page_up(per_queue * 2 * config_.queue_pairs);
+  CW_TRY(auto file, make_memfd("fake-guest", size));
+  CW_TRY(auto shared, file.duplicate());
+  CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
+  CW_TRY(memory_, memory::MemoryMap::make({std::move(region)}));
+  CW_TRY(auto given, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(shared), 0));
+  CW_CHECK(port_.set_features(config_.features));
+  CW_CHECK(port_.set_memory({std::move(given)}));
+  for (std::uint16_t i = 0; i < 2 * config_.queue_pairs; ++i) CW_CHECK(start_queue(i));
+  using vdpa::Status;
+  return port_.set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
+}
+
+Iova FakeGuest::allocate(std::size_t bytes) {
+  const Iova place(kIovaBase + allocated_);
+  allocated_ += page_up(bytes);
+  return place;
+}
+
+Result<void> FakeGuest::start_queue(std::uint16_t index) {
+  CW_TRY(const auto size, virtio::QueueSize::split(config_.ring_size));
+  const virtio::RingConfig ring{.size = size,
+                                .descriptors = allocate(virtio::SplitAreas::descriptor_bytes(size)),
+                                .available = allocate(virtio::SplitAreas::available_bytes(size)),
+                                .used = allocate(virtio::SplitAreas::used_bytes(size)),
+                                .features = config_.features,
+                                .start = {}};
+  CW_TRY(auto driver, virtio::SplitDriverQueue::start(ring, memory_));
+  CW_TRY(auto kick, KickFd::make());
+  CW_TRY(auto call, CallFd::make());
+  const Iova buffers = allocate(std::size_t{config_.buffer_size} * config_.ring_size);
+  queues_.push_back({.ring = std::move(driver), .kick = kick, .call = call, .buffers = buffers, .unused = {}});
+  Queue& queue = queues_.back();
+  for (std::uint32_t i = config_.ring_size; i-- > 0;) {
+    if (index % 2 == 0) {
+      offer(queue, i);
+    } else {
+      queue.unused.push_back(static_cast<std::uint16_t>(i));
+    }
+  }
+  queue.ring.publish();
+  queue.ring.disarm();
+  const QueueIndex number{index};
+  CW_CHECK(port_.set_queue_size(number, config_.ring_size));
+  CW_CHECK(port_.set_queue_base(number, 0));
+  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
+                                              .descriptors = ring.descriptors.value(),
+                                              .available = ring.available.value(),
+                                              .used = ring.used.value()}));
+  CW_CHECK(port_.set_queue_call(number, call));
+  CW_CHECK(port_.start_queue(number, kick));
+  return port_.enable_queue(number, true);
+}
+
+Iova FakeGuest::buffer(const Queue& queue, std::uint64_t number) const {
+  return Iova(queue.buffers.value() + number * config_.buffer_size);
+}
+
+void FakeGuest::offer(Queue& queue, std::uint64_t number) {
+  const DriverBuffer whole{.address = buffer(queue, number), .length = config_.buffer_size};
+  queue.ring.add({}, {&whole, 1}, number);
+}
+
+bool FakeGuest::send(std::uint16_t pair, const virtio::NetHeader& header, std::span<const std::byte> frame) {
+  Queue& queue = queues_[2u * pair + 1];
+  if (queue.unused.empty()) return false;
+  const auto span = memory_->translate(buffer(queue, queue.unused.back()), config_.buffer_size);
+  span->put(0, header);
+  span->write(kHeader, frame);
+  return send_again(pair, static_cast<std::uint32_t>(frame.size()));
+}
+
+bool FakeGuest::send_again(std::uint16_t pair, std::uint32_t frame_bytes) {
+  Queue& queue = queues_[2u * pair + 1];
+  if (queue.unused.empty()) return false;
+  const std::uint16_t number = queue.unused.back();
+  const DriverBuffer bytes{.address = buffer(queue, number), .length = static_cast<std::uint32_t>(kHeader) + frame_bytes};
+  if (!queue.ring.add({&bytes, 1}, {}, number)) return false;
+  queue.unused.pop_back();
+  return true;
+}
+
+void FakeGuest::flush(std::uint16_t pair) {
+  Queue& queue = queues_[2u * pair + 1];
+  if (queue.ring.publish()) queue.kick.signal();
+}
+
+std::uint32_t FakeGuest::reap(std::uint16_t pair) {
+  Queue& queue = queues_[2u * pair + 1];
+  std::uint32_t count = 0;
+  while (const auto used = queue.ring.reap()) {
+    queue.unused.push_back(static_cast<std::uint16_t>(used->token));
+    ++count;
+  }
+  return count;
+}
+
+std::optional<FakeGuest::Arrival> FakeGuest::receive(std::uint16_t pair) {
+  Queue& queue = queues_[2u * pair];
+  auto used = queue.ring.reap();
+  if (!used) return std::nullopt;
+  Arrival arrival;
+  for (std::uint16_t part = 0;; ++part) {
+    const auto span = memory_->translate(buffer(queue, used->token), config_.buffer_size);
+    const std::size_t skip = part == 0 ? kHeader : 0;
+    if (part == 0) arrival.header = span->fetch<virtio::NetHeader>(0);
+    const std::size_t old = arrival.frame.size();
+    const std::size_t bytes = std::min<std::size_t>(used->written, config_.buffer_size);
+    arrival.frame.resize(old + bytes - std::min(skip, bytes));
+    span->read(skip, std::span(arrival.frame).subspan(old));
+    offer(queue, used->token);
+    if (part + 1 >= arrival.header.num_buffers) break;
+    used = queue.ring.reap();
+    if (!used) break;
+  }
+  if (queue.ring.publish()) queue.kick.signal();
+  return arrival;
+}
+
+std::uint32_t FakeGuest::discard(std::uint16_t pair, std::uint32_t limit) {
+  Queue& queue = queues_[2u * pair];
+  std::uint32_t count = 0;
+  while (count < limit) {
+    const auto used = queue.ring.reap();
+    if (!used) break;
+    offer(queue, used->token);
+    ++count;
+  }
+  if (count != 0 && queue.ring.publish()) queue.kick.signal();
+  return count;
+}
+
+void FakeGuest::fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame) {
+  const Queue& queue = queues_[2u * pair + 1];
+  for (const std::uint16_t number : queue.unused) {
+    const auto span = memory_->translate(buffer(queue, number), config_.buffer_size);
+    span->put(0, virtio::NetHeader{});
+    span->write(kHeader, frame);
+  }
+}
+
+bool FakeGuest::is_broken() const {
+  return std::ranges::any_of(queues_, [](const Queue& queue) { return queue.ring.is_broken(); });
+}
+
+}  // namespace causeway::testing

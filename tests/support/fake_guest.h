@@ -1,0 +1,84 @@
+// A guest without a VMM: the driver side of one port's network device, in this process. For tests and benchmarks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/event_fd.h"
+#include "port/port.h"
+#include "virtio/net.h"
+#include "virtio/split_driver_queue.h"
+
+namespace causeway::testing {
+
+struct FakeGuestConfig {
+  virtio::FeatureSet features;           ///< to negotiate; VERSION_1 is always added
+  std::uint16_t queue_pairs = 1;
+  std::uint32_t ring_size = 256;         ///< entries of every ring
+  std::uint32_t buffer_size = 2048;      ///< bytes of every receive and transmit buffer, virtio header included
+};
+
+/// Negotiates, shares one memory file, starts its queue pairs and fills the receive rings.
+/// Thread: construction and destruction on the port's control thread; a queue's functions on one thread at a time, which
+/// may be another one.
+class FakeGuest final : public port::DriverSide {
+ public:
+  static constexpr std::size_t kHeader = sizeof(virtio::NetHeader);
+
+  static Result<std::unique_ptr<FakeGuest>> plug_in(port::Port& port, FakeGuestConfig config);
+  ~FakeGuest() override;
+
+  /// Queues one frame for transmission on `pair`; false when all transmit buffers are in flight.
+  bool send(std::uint16_t pair, const virtio::NetHeader& header, std::span<const std::byte> frame);
+  /// The same, of the bytes that lie in the next buffer already: costs the driver no copy.
+  bool send_again(std::uint16_t pair, std::uint32_t frame_bytes);
+  /// Makes what was queued visible, and kicks if the device wants it.
+  void flush(std::uint16_t pair);
+  /// Takes transmit buffers back that the device has used; returns how many.
+  std::uint32_t reap(std::uint16_t pair);
+  /// The next received frame, in `frame()` until the next call; its buffer goes back to the device at once.
+  struct Arrival {
+    virtio::NetHeader header;
+    std::vector<std::byte> frame;
+  };
+  std::optional<Arrival> receive(std::uint16_t pair);
+  /// Takes received frames and gives their buffers back without looking at them; returns how many.
+  std::uint32_t discard(std::uint16_t pair, std::uint32_t limit);
+
+  /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
+  void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
+  bool is_broken() const;
+  const CallFd& receive_call(std::uint16_t pair) const { return queues_[2u * pair].call; }
+  std::uint32_t config_changes() const { return config_changes_; }
+
+  void config_changed() override { ++config_changes_; }
+  void memory_lost() override {}
+
+ private:
+  struct Queue {
+    virtio::SplitDriverQueue ring;
+    KickFd kick;
+    CallFd call;
+    memory::Iova buffers;               // one per ring entry
+    std::vector<std::uint16_t> unused;  // buffers of a transmit queue not in flight
+  };
+  FakeGuest(port::Port& port, FakeGuestConfig config) : port_(port), config_(config) {}
+  Result<void> start();
+  Result<void> start_queue(std::uint16_t index);
+  memory::Iova allocate(std::size_t bytes);
+  memory::Iova buffer(const Queue& queue, std::uint64_t number) const;
+  void offer(Queue& queue, std::uint64_t number);
+
+  port::Port& port_;
+  FakeGuestConfig config_;
+  std::shared_ptr<const memory::MemoryMap> memory_;
+  std::uint64_t allocated_ = 0;
+  std::vector<Queue> queues_;
+  std::uint32_t config_changes_ = 0;
+};
+
+}  // namespace causeway::testing
