@@ -1,0 +1,55 @@
+// The channel on which we send messages to the front-end (SET_BACKEND_REQ_FD).
+// Spec: QEMU docs/interop/vhost-user.rst, "Back-end communication" and "Back-end message types".
+#pragma once
+
+#include "base/loop.h"
+#include "base/unix_socket.h"
+#include "vhost_user/codec.h"
+#include "vhost_user/port_log.h"
+
+#include <array>
+#include <deque>
+#include <optional>
+
+namespace causeway::vhost_user {
+
+/// A message to the front-end. Value type.
+struct BackendMessage {
+  BackendRequest request;  ///< config_change_msg, vring_call or vring_err
+  QueueIndex queue{0};     ///< of the last two
+  bool operator==(const BackendMessage&) const = default;
+};
+
+/// Sends messages in order and never waits for their replies: with REPLY_ACK one is on its way at a time, and equal
+/// ones that wait behind it become one. So at most one message of each kind and queue is held. When the front-end
+/// closes the channel or breaks its rules, the channel says so once and is silent from then on. Thread: control.
+class BackendChannel {
+ public:
+  /// `acknowledged`: REPLY_ACK is negotiated, so each message asks for a reply.
+  BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged);
+  BackendChannel(const BackendChannel&) = delete;
+  BackendChannel& operator=(const BackendChannel&) = delete;
+
+  void send(BackendMessage message);
+  /// Forgets what waits to be sent about `queue`, which has stopped.
+  void drop(QueueIndex queue);
+  bool is_open() const { return watch_.has_value(); }
+
+ private:
+  void send_next();
+  void on_readable();
+  void take_reply();
+  void close(std::string_view why);
+  void forget();
+
+  PortLog& log_;
+  UnixSocket socket_;
+  bool acknowledged_;
+  std::deque<BackendMessage> waiting_;
+  std::optional<BackendMessage> unanswered_;
+  std::array<std::byte, kBackendReplySize> reply_{};
+  std::size_t filled_ = 0;
+  std::optional<Loop::Registration> watch_;  // while the channel is open
+};
+
+}  // namespace causeway::vhost_user

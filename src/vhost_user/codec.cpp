@@ -1,0 +1,116 @@
+#include "vhost_user/codec.h"
+
+#include "vhost_user/wire.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+template <class T>
+void append(Bytes& bytes, const T& value) {
+  const auto raw = std::as_bytes(std::span(&value, 1));
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+Bytes frame(std::uint32_t request, std::uint32_t flags, std::size_t size) {
+  Bytes bytes;
+  bytes.reserve(kHeaderSize + size);
+  append(bytes,
+         wire::Header{.request = request, .flags = wire::kVersion | flags, .size = static_cast<std::uint32_t>(size)});
+  return bytes;
+}
+
+template <class T>
+Bytes frame_with(std::uint32_t request, std::uint32_t flags, const T& payload) {
+  Bytes bytes = frame(request, flags, sizeof payload);
+  append(bytes, payload);
+  return bytes;
+}
+
+std::uint32_t need_reply_flag(bool need_reply) {
+  return need_reply ? wire::kNeedReplyFlag : 0;
+}
+
+}  // namespace
+
+Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes) {
+  wire::Header header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const auto name = name_of_request(header.request);
+  const std::uint32_t known = wire::kVersionMask | wire::kReplyFlag | wire::kNeedReplyFlag;
+  if ((header.flags & wire::kVersionMask) != wire::kVersion) {
+    return fail(Errc::peer_violation, fmt::format("{}: header version {}, only {} exists", name,
+                                                  header.flags & wire::kVersionMask, wire::kVersion));
+  }
+  if ((header.flags & wire::kReplyFlag) != 0) {
+    return fail(Errc::peer_violation, fmt::format("{}: a reply, where a request is due", name));
+  }
+  if ((header.flags & ~known) != 0) {
+    return fail(Errc::peer_violation, fmt::format("{}: header flags {:#x} are reserved", name, header.flags & ~known));
+  }
+  if (header.size > max_payload()) {
+    return fail(Errc::peer_violation,
+                fmt::format("{}: a payload of {} bytes, the longest message has {}", name, header.size, max_payload()));
+  }
+  return Header{
+      .request = header.request, .need_reply = (header.flags & wire::kNeedReplyFlag) != 0, .size = header.size};
+}
+
+Bytes encode_reply(std::uint32_t request, const Answer& answer) {
+  struct Encoder {
+    std::uint32_t request;
+    Bytes operator()(const Done&) const { return (*this)(U64Answer{0}); }
+    Bytes operator()(const U64Answer& u64) const { return frame_with(request, wire::kReplyFlag, u64.value); }
+    Bytes operator()(const VringBaseAnswer& base) const {
+      return frame_with(request, wire::kReplyFlag,
+                        wire::VringState{.index = virtio::number(base.queue), .number = base.position});
+    }
+    Bytes operator()(const ConfigAnswer& config) const {
+      Bytes bytes = frame(request, wire::kReplyFlag, sizeof(wire::ConfigHead) + config.bytes.size());
+      append(bytes, wire::ConfigHead{.offset = config.offset,
+                                     .size = static_cast<std::uint32_t>(config.bytes.size()),
+                                     .flags = config.flags});
+      bytes.insert(bytes.end(), config.bytes.begin(), config.bytes.end());
+      return bytes;
+    }
+  };
+  return std::visit(Encoder{request}, answer);
+}
+
+Bytes encode_failure(std::uint32_t request) {
+  return encode_reply(request, U64Answer{1});
+}
+
+Bytes encode_empty_reply(std::uint32_t request) {
+  return frame(request, wire::kReplyFlag, 0);
+}
+
+Bytes encode_config_change(bool need_reply) {
+  return frame(std::to_underlying(BackendRequest::config_change_msg), need_reply_flag(need_reply), 0);
+}
+
+Bytes encode_vring_event(BackendRequest request, QueueIndex queue, bool need_reply) {
+  return frame_with(std::to_underlying(request), need_reply_flag(need_reply),
+                    wire::VringState{.index = virtio::number(queue), .number = 0});
+}
+
+Result<std::uint64_t> decode_backend_reply(BackendRequest request,
+                                           std::span<const std::byte, kBackendReplySize> bytes) {
+  wire::Header header;
+  std::uint64_t value = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  std::memcpy(&value, bytes.subspan<kHeaderSize>().data(), sizeof value);
+  if (header.request != std::to_underlying(request) || (header.flags & wire::kReplyFlag) == 0 ||
+      header.size != sizeof value) {
+    return fail(Errc::peer_violation,
+                fmt::format("{}: answered by number {}, flags {:#x}, {} bytes, where an 8-byte reply is due",
+                            spec_of(request).name, header.request, header.flags, header.size));
+  }
+  return value;
+}
+
+}  // namespace causeway::vhost_user

@@ -1,0 +1,187 @@
+// The messages we handle, decoded: plain values and owned descriptors. Each says which entry of the table it is.
+// Spec: QEMU docs/interop/vhost-user.rst, "Front-end message types".
+#pragma once
+
+#include "base/event_fd.h"
+#include "base/unix_socket.h"
+#include "memory/address.h"
+#include "vhost_user/message_table.h"
+#include "virtio/ring.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <variant>
+#include <vector>
+
+namespace causeway::vhost_user {
+
+using virtio::QueueIndex;
+
+/// A message that has nothing but its number.
+template <Request kNumber>
+struct Bare {
+  static constexpr Request kRequest = kNumber;
+};
+using GetFeatures = Bare<Request::get_features>;
+using SetOwner = Bare<Request::set_owner>;
+using ResetOwner = Bare<Request::reset_owner>;
+using GetProtocolFeatures = Bare<Request::get_protocol_features>;
+using GetQueueNum = Bare<Request::get_queue_num>;
+using ResetDevice = Bare<Request::reset_device>;
+using GetMaxMemSlots = Bare<Request::get_max_mem_slots>;
+using GetStatus = Bare<Request::get_status>;
+
+struct SetFeatures {
+  static constexpr auto kRequest = Request::set_features;
+  std::uint64_t features;  ///< virtio features and kProtocolFeaturesBit
+};
+
+struct SetProtocolFeatures {
+  static constexpr auto kRequest = Request::set_protocol_features;
+  ProtocolFeatures features;
+};
+
+/// Where a region lies. Not checked yet: memory::Region::map does that.
+struct RegionAddress {
+  memory::Gpa guest;
+  memory::FrontendVa frontend;
+  std::uint64_t size;    ///< bytes
+  std::uint64_t offset;  ///< of its first byte in the file
+  bool operator==(const RegionAddress&) const = default;
+};
+
+struct RegionWithFile {
+  RegionAddress address;
+  OwnedFd file;
+};
+
+struct SetMemTable {
+  static constexpr auto kRequest = Request::set_mem_table;
+  std::vector<RegionWithFile> regions;
+};
+
+struct AddMemReg {
+  static constexpr auto kRequest = Request::add_mem_reg;
+  RegionWithFile region;
+};
+
+struct RemMemReg {
+  static constexpr auto kRequest = Request::rem_mem_reg;
+  RegionAddress region;  ///< the offset means nothing
+};
+
+struct SetVringNum {
+  static constexpr auto kRequest = Request::set_vring_num;
+  QueueIndex queue;
+  std::uint32_t entries;
+};
+
+struct SetVringAddr {
+  static constexpr auto kRequest = Request::set_vring_addr;
+  QueueIndex queue;
+  bool log_used;  ///< VHOST_VRING_F_LOG
+  std::uint64_t descriptors;
+  std::uint64_t available;
+  std::uint64_t used;
+  std::uint64_t log;
+};
+
+struct SetVringBase {
+  static constexpr auto kRequest = Request::set_vring_base;
+  QueueIndex queue;
+  std::uint32_t position;  ///< split ring: the available index
+};
+
+struct GetVringBase {
+  static constexpr auto kRequest = Request::get_vring_base;
+  QueueIndex queue;
+};
+
+struct SetVringKick {
+  static constexpr auto kRequest = Request::set_vring_kick;
+  QueueIndex queue;
+  std::optional<KickFd> kick;  ///< absent: we poll
+};
+
+struct SetVringCall {
+  static constexpr auto kRequest = Request::set_vring_call;
+  QueueIndex queue;
+  std::optional<CallFd> call;  ///< absent: the driver polls
+};
+
+struct SetVringErr {
+  static constexpr auto kRequest = Request::set_vring_err;
+  QueueIndex queue;
+  std::optional<ErrFd> err;
+};
+
+struct SetVringEnable {
+  static constexpr auto kRequest = Request::set_vring_enable;
+  QueueIndex queue;
+  bool enabled;
+};
+
+struct VringKick {
+  static constexpr auto kRequest = Request::vring_kick;
+  QueueIndex queue;
+};
+
+struct SendRarp {
+  static constexpr auto kRequest = Request::send_rarp;
+  std::array<std::byte, 6> mac;
+};
+
+struct NetSetMtu {
+  static constexpr auto kRequest = Request::net_set_mtu;
+  std::uint16_t mtu;  ///< bytes
+};
+
+struct SetBackendReqFd {
+  static constexpr auto kRequest = Request::set_backend_req_fd;
+  UnixSocket channel;
+};
+
+struct GetConfig {
+  static constexpr auto kRequest = Request::get_config;
+  std::uint32_t offset;
+  std::uint32_t size;   ///< bytes, at most kMaxConfigBytes
+  std::uint32_t flags;  ///< to be sent back as they came
+};
+
+struct SetConfig {
+  static constexpr auto kRequest = Request::set_config;
+  std::uint32_t offset;
+  bool is_migration;  ///< read-only fields may be written
+  std::vector<std::byte> bytes;
+};
+
+struct SetStatus {
+  static constexpr auto kRequest = Request::set_status;
+  std::uint8_t status;
+};
+
+using FrontendMessage =
+    std::variant<GetFeatures, SetFeatures, SetOwner, ResetOwner, SetMemTable, SetVringNum, SetVringAddr, SetVringBase,
+                 GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures, SetProtocolFeatures,
+                 GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig, SetConfig, ResetDevice,
+                 VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus>;
+
+/// What a message is answered with. Which one is due stands in the table.
+struct Done {};
+struct U64Answer {
+  std::uint64_t value;
+};
+struct VringBaseAnswer {
+  QueueIndex queue;
+  std::uint32_t position;
+};
+struct ConfigAnswer {
+  std::uint32_t offset;
+  std::uint32_t flags;
+  std::vector<std::byte> bytes;
+};
+using Answer = std::variant<Done, U64Answer, VringBaseAnswer, ConfigAnswer>;
+
+}  // namespace causeway::vhost_user

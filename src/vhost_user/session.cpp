@@ -1,0 +1,172 @@
+#include "vhost_user/session.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+constexpr std::uint64_t kProtocolFeaturesMask = std::uint64_t{1} << kProtocolFeaturesBit;
+
+Failure broken(Error error, const MessageSpec& spec) {
+  return fail(std::move(error).context(spec.name));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::open(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
+                                               std::function<void()> on_memory_lost) {
+  std::unique_ptr<Session> session(new Session(loop, port, log, options, std::move(on_memory_lost)));
+  if (auto attached = port.attach(*session); !attached) {
+    return fail(std::move(attached).error());
+  }
+  session->is_attached_ = true;
+  return session;
+}
+
+Session::Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
+                 std::function<void()> on_memory_lost)
+    : loop_(loop), port_(port), log_(log), options_(options), on_memory_lost_(std::move(on_memory_lost)) {}
+
+Session::~Session() {
+  if (is_attached_) port_.detach();
+}
+
+Session::Verdict Session::handle(const Header& header, std::span<const std::byte> body,
+                                 Result<std::vector<OwnedFd>> fds) {
+  auto outcome = answer(header, body, std::move(fds));
+  if (outcome) {
+    log::debug("port {}: {} done", port_.name(), name_of_request(header.request));
+    return accept(header, *outcome);
+  }
+  Verdict verdict = refuse(header);
+  log_.warn(outcome.error().text() + (verdict.go_on ? "" : "; closing the connection"));
+  return verdict;
+}
+
+Result<Answer> Session::answer(const Header& header, std::span<const std::byte> body,
+                               Result<std::vector<OwnedFd>> fds) {
+  if (!fds) return fail(std::move(fds).error().context(name_of_request(header.request)));
+  CW_TRY(auto message, decode(header, body, std::move(*fds)));
+  const MessageSpec& spec = *find_frontend_message(header.request);
+  if (auto allowed = check_negotiated(spec); !allowed) return broken(std::move(allowed).error(), spec);
+  auto result = std::visit([this](auto&& decoded) { return on(std::move(decoded)); }, std::move(message));
+  if (!result) return broken(std::move(result).error(), spec);
+  return result;
+}
+
+Result<void> Session::check_negotiated(const MessageSpec& spec) const {
+  if (const auto missing = spec.needs.minus(protocol_); !missing.is_empty()) {
+    return fail(Errc::not_supported, fmt::format("needs protocol feature {}, which is not negotiated", text(missing)));
+  }
+  if (spec.virtio_need == VirtioNeed::protocol_features && rings_start_enabled_) {
+    return fail(Errc::not_supported, "needs feature bit 30, PROTOCOL_FEATURES, which is not negotiated");
+  }
+  return {};
+}
+
+bool Session::wants_ack(const Header& header) const {
+  return header.need_reply && protocol_.has(ProtocolFeature::reply_ack);
+}
+
+Session::Verdict Session::accept(const Header& header, const Answer& answer) const {
+  const bool is_ack = find_frontend_message(header.request)->reply == Reply::ack_if_asked;
+  if (is_ack && !wants_ack(header)) return {};
+  return {.reply = encode_reply(header.request, answer)};
+}
+
+Session::Verdict Session::refuse(const Header& header) const {
+  if (is_broken_) return {.reply = {}, .go_on = false};
+  const MessageSpec* spec = find_frontend_message(header.request);
+  Reply reply = spec != nullptr ? spec->reply : Reply::ack_if_asked;
+  if (reply == Reply::u64_status && !spec->needs.minus(protocol_).is_empty()) reply = Reply::ack_if_asked;
+  switch (reply) {
+    case Reply::ack_if_asked:
+      if (!wants_ack(header)) break;
+      [[fallthrough]];
+    case Reply::u64_status:
+      return {.reply = encode_failure(header.request)};
+    case Reply::config:
+      return {.reply = encode_empty_reply(header.request)};
+    case Reply::u64_value:
+    case Reply::vring_state:
+    case Reply::other:
+      break;
+  }
+  return {.reply = {}, .go_on = false};
+}
+
+void Session::config_changed() {
+  config_change_due_ = true;
+  send_due_config_change();
+}
+
+void Session::send_due_config_change() {
+  if (!config_change_due_ || port_.is_suspended()) return;
+  config_change_due_ = false;
+  if (channel_ && protocol_.has(ProtocolFeature::config)) {
+    channel_->send({.request = BackendRequest::config_change_msg});
+  }
+}
+
+void Session::memory_lost() {
+  is_broken_ = true;
+  on_memory_lost_();
+}
+
+Result<Answer> Session::on(const GetFeatures&) {
+  return U64Answer{port_.offered_features().bits() | kProtocolFeaturesMask};
+}
+
+Result<Answer> Session::on(const SetFeatures& message) {
+  CW_CHECK(port_.set_features(virtio::FeatureSet(message.features & ~kProtocolFeaturesMask)));
+  rings_start_enabled_ = (message.features & kProtocolFeaturesMask) == 0;
+  if (rings_start_enabled_) CW_CHECK(enable_all_rings(true));
+  return Done{};
+}
+
+Result<Answer> Session::on(const GetProtocolFeatures&) {
+  return U64Answer{offered_protocol_features(options_.inband_notifications).bits()};
+}
+
+Result<Answer> Session::on(const SetProtocolFeatures& message) {
+  if (message.features == protocol_) return Done{};
+  if (!port_.is_suspended()) return fail(Errc::peer_violation, "changed while rings run");
+  const auto unknown = message.features.minus(offered_protocol_features(options_.inband_notifications));
+  if (!unknown.is_empty()) return fail(Errc::not_supported, fmt::format("{} not offered", text(unknown)));
+  const ProtocolFeatures inband_needs{ProtocolFeature::backend_req, ProtocolFeature::reply_ack};
+  if (message.features.has(ProtocolFeature::inband_notifications)) {
+    if (const auto missing = inband_needs.minus(message.features); !missing.is_empty()) {
+      is_broken_ = true;  // the document: close, there is no other way to say so
+      return fail(Errc::peer_violation, fmt::format("INBAND_NOTIFICATIONS without {}", text(missing)));
+    }
+  }
+  protocol_ = message.features;
+  return Done{};
+}
+
+Result<Answer> Session::on(const GetQueueNum&) {
+  const auto& info = port_.info();
+  return U64Answer{static_cast<std::uint64_t>(info.queues / info.queues_per_unit)};
+}
+
+Result<Answer> Session::on(const SetOwner&) {
+  return Done{};
+}
+
+Result<Answer> Session::on(const ResetOwner&) {
+  // Deprecated; the document recommends to disable all rings. A front-end that cannot enable them again is spared.
+  if (!rings_start_enabled_) CW_CHECK(enable_all_rings(false));
+  return Done{};
+}
+
+Result<void> Session::enable_all_rings(bool enabled) {
+  for (std::uint16_t i = 0; i < port_.queue_count(); ++i) {
+    CW_CHECK(port_.enable_queue(QueueIndex{i}, enabled));
+    rings_[QueueIndex{i}].enabled = enabled;
+  }
+  return {};
+}
+
+}  // namespace causeway::vhost_user

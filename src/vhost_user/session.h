@@ -1,0 +1,130 @@
+// The state machine of one connection: what has been negotiated, what a message may do now, and what it asks of the
+// Port. It knows no socket; a Connection feeds it messages. Spec: QEMU docs/interop/vhost-user.rst, "Communication",
+// "Ring states", "Front-end message types".
+#pragma once
+
+#include "base/loop.h"
+#include "port/port.h"
+#include "vhost_user/backend_channel.h"
+#include "vhost_user/codec.h"
+#include "vhost_user/inband_queue.h"
+#include "vhost_user/port_log.h"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace causeway::vhost_user {
+
+struct SessionOptions {
+  /// Offers INBAND_NOTIFICATIONS. Never towards QEMU, which accepts the bit without implementing it.
+  bool inband_notifications = false;
+};
+
+/// What a front-end has said of a ring once and need not say again after a reset: the Port forgets it, we do not. QEMU,
+/// for one, gives the error descriptor only when it starts.
+struct RingMemo {
+  bool has_call = false;  ///< SET_VRING_CALL has come: no in-band message takes its place
+  bool has_err = false;
+  bool enabled = false;
+  std::optional<CallFd> call;
+  std::optional<ErrFd> err;
+};
+
+/// Invariants: (1) it is attached to the port from `open` until it is destroyed, which leaves nothing of it in the
+/// port; (2) each refused message makes one log line that names port and message; (3) a refused message changes nothing
+/// that the front-end would have to undo; (4) while no ring runs, nothing is sent on the back-end channel. Thread:
+/// control.
+class Session final : private port::DriverSide {
+ public:
+  /// What to do after a message: send `reply` when it is not empty, then go on or close.
+  struct Verdict {
+    Bytes reply;
+    bool go_on = true;
+  };
+
+  /// Attaches to the port; Errc::busy when it has a driver side already. `on_memory_lost` must not destroy the session.
+  static Result<std::unique_ptr<Session>> open(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
+                                               std::function<void()> on_memory_lost);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session() override;
+
+  /// Handles one message. `fds` holds what came with it; an error says why they could not be received.
+  Verdict handle(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
+
+  ProtocolFeatures protocol_features() const { return protocol_; }
+
+ private:
+  Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions options, std::function<void()> on_memory_lost);
+
+  // port::DriverSide
+  void config_changed() override;
+  void memory_lost() override;
+
+  Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
+  Result<void> check_negotiated(const MessageSpec& spec) const;
+  Verdict accept(const Header& header, const Answer& answer) const;
+  Verdict refuse(const Header& header) const;
+  bool wants_ack(const Header& header) const;
+
+  // session.cpp: what is negotiated
+  Result<Answer> on(const GetFeatures&);
+  Result<Answer> on(const SetFeatures&);
+  Result<Answer> on(const GetProtocolFeatures&);
+  Result<Answer> on(const SetProtocolFeatures&);
+  Result<Answer> on(const GetQueueNum&);
+  Result<Answer> on(const SetOwner&);
+  Result<Answer> on(const ResetOwner&);
+  // session_memory.cpp
+  Result<Answer> on(SetMemTable);
+  Result<Answer> on(AddMemReg);
+  Result<Answer> on(const RemMemReg&);
+  Result<Answer> on(const GetMaxMemSlots&);
+  // session_ring.cpp
+  Result<Answer> on(const SetVringNum&);
+  Result<Answer> on(const SetVringAddr&);
+  Result<Answer> on(const SetVringBase&);
+  Result<Answer> on(const GetVringBase&);
+  Result<Answer> on(SetVringKick);
+  Result<Answer> on(SetVringCall);
+  Result<Answer> on(SetVringErr);
+  Result<Answer> on(const SetVringEnable&);
+  Result<Answer> on(const VringKick&);
+  // session_device.cpp
+  Result<Answer> on(const GetConfig&);
+  Result<Answer> on(const SetConfig&);
+  Result<Answer> on(const SetStatus&);
+  Result<Answer> on(const GetStatus&);
+  Result<Answer> on(const ResetDevice&);
+  Result<Answer> on(const NetSetMtu&);
+  Result<Answer> on(const SendRarp&);
+  Result<Answer> on(SetBackendReqFd);
+
+  Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
+  Result<void> enable_all_rings(bool enabled);
+  port::RingAddressKind address_kind(const SetVringAddr& message);
+  bool is_inband() const { return protocol_.has(ProtocolFeature::inband_notifications); }
+  /// Puts back what a reset of the device does not take from the front-end.
+  Result<void> restore_rings();
+  void send_due_config_change();
+
+  Loop& loop_;
+  port::Port& port_;
+  PortLog& log_;
+  SessionOptions options_;
+  std::function<void()> on_memory_lost_;
+  ProtocolFeatures protocol_;
+  bool is_attached_ = false;
+  bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
+  bool is_broken_ = false;            // a rule was broken after which the connection must end
+  bool config_change_due_ = false;    // came while suspended
+  std::unique_ptr<BackendChannel> channel_;
+  std::map<QueueIndex, InbandQueue> inband_;  // running queues; destroyed before the channel
+  std::map<QueueIndex, RingMemo> rings_;
+};
+
+}  // namespace causeway::vhost_user
