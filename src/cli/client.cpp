@@ -1,0 +1,75 @@
+#include "cli/client.h"
+
+#include <fmt/format.h>
+#include <grpcpp/grpcpp.h>
+
+#include <control/causeway.grpc.pb.h>
+
+#include <chrono>
+
+namespace causeway::cli {
+namespace {
+
+constexpr std::chrono::seconds kPatience{30};
+
+Error error_of(const grpc::Status& status, const std::string& socket) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNAVAILABLE:
+      return {Errc::gone, 0,
+              fmt::format("cannot reach causewayd at {}: {}; is it running, and may you open the socket?", socket,
+                          status.error_message())};
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return {Errc::busy, 0, fmt::format("causewayd at {} did not answer within {} s", socket, kPatience.count())};
+    case grpc::StatusCode::NOT_FOUND:
+      return {Errc::not_found, 0, status.error_message()};
+    default:
+      return {Errc::invalid_value, 0, status.error_message()};
+  }
+}
+
+}  // namespace
+
+struct Client::Impl {
+  explicit Impl(std::string path)
+      : socket(std::move(path)),
+        stub(api::Control::NewStub(grpc::CreateChannel("unix:" + socket, grpc::InsecureChannelCredentials()))) {}
+
+  /// Runs one call, for example `&api::Control::Stub::Version`.
+  template <class Request, class Response>
+  Result<Response> call(grpc::Status (api::Control::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                        const Request& request) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    Response response;
+    const grpc::Status status = (*stub.*method)(&context, request, &response);
+    if (!status.ok()) return fail(error_of(status, socket));
+    return response;
+  }
+
+  std::string socket;
+  std::unique_ptr<api::Control::Stub> stub;
+};
+
+Client::Client(std::string socket) : impl_(std::make_unique<Impl>(std::move(socket))) {}
+Client::~Client() = default;
+
+Result<api::VersionResponse> Client::version() {
+  return impl_->call(&api::Control::Stub::Version, api::VersionRequest());
+}
+
+Result<api::ListPortsResponse> Client::list_ports() {
+  return impl_->call(&api::Control::Stub::ListPorts, api::ListPortsRequest());
+}
+
+Result<api::Port> Client::show_port(const std::string& name) {
+  api::ShowPortRequest request;
+  request.set_name(name);
+  CW_TRY(auto response, impl_->call(&api::Control::Stub::ShowPort, request));
+  return std::move(*response.mutable_port());
+}
+
+Result<api::RebindResponse> Client::rebind(const api::RebindRequest& request) {
+  return impl_->call(&api::Control::Stub::Rebind, request);
+}
+
+}  // namespace causeway::cli

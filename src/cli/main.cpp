@@ -1,0 +1,137 @@
+// The `causeway` command: reads its arguments, makes one call, prints the answer.
+#include "cli/client.h"
+#include "cli/json.h"
+#include "cli/qemu_arguments.h"
+#include "cli/text.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <control/causeway.pb.h>
+
+#include <cstdio>
+#include <optional>
+#include <string>
+
+namespace {
+
+using causeway::Result;
+namespace cli = causeway::cli;
+namespace api = causeway::control::v1;
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+struct Options {
+  std::string socket = "/run/causeway/control.sock";
+  bool json = false;
+  std::string port;
+  bool qemu = false;
+  std::string memory = "1G";
+  std::optional<std::uint32_t> queue;
+  std::optional<std::uint32_t> queue_pair;
+  bool all = false;
+  std::string device;
+};
+
+Result<std::string> run_version(const Options& options) {
+  CW_TRY(const auto answer, cli::Client(options.socket).version());
+  if (options.json) return cli::json(answer);
+  return fmt::format("causeway {}\ncausewayd {}\n", CAUSEWAY_VERSION, answer.version());
+}
+
+Result<std::string> run_list(const Options& options) {
+  CW_TRY(const auto answer, cli::Client(options.socket).list_ports());
+  return options.json ? cli::json(answer) : cli::text(answer);
+}
+
+Result<std::string> run_show(const Options& options) {
+  CW_TRY(const auto port, cli::Client(options.socket).show_port(options.port));
+  if (!options.qemu) return options.json ? cli::json(port) : cli::text(port);
+  CW_TRY(const auto arguments, cli::qemu_arguments(port, options.memory));
+  if (options.json) return cli::json(arguments);
+  fmt::print(stderr, "{}", cli::qemu_notes(port, options.memory));
+  return cli::shell_line(arguments);
+}
+
+Result<std::string> run_rebind(const Options& options) {
+  api::RebindRequest request;
+  request.set_name(options.port);
+  request.set_device(options.device);
+  if (options.queue) request.set_queue(*options.queue);
+  if (options.queue_pair) request.set_queue_pair(*options.queue_pair);
+  if (options.all) request.set_all(true);
+  CW_TRY(const auto answer, cli::Client(options.socket).rebind(request));
+  return options.json ? cli::json(answer) : cli::text(answer, request);
+}
+
+using Command = Result<std::string> (*)(const Options&);
+
+/// Adds a subcommand that selects `command`.
+CLI::App& add(CLI::App& parent, const char* name, const char* description, Command& selected, Command command) {
+  CLI::App* added = parent.add_subcommand(name, description);
+  added->callback([&selected, command] { selected = command; });
+  return *added;
+}
+
+void declare(CLI::App& app, Options& options, Command& selected) {
+  app.fallthrough();  // inherited: --json and --socket are accepted behind a subcommand too
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "causeway " CAUSEWAY_VERSION);
+  app.add_option("--socket", options.socket, "the daemon's control socket")
+      ->capture_default_str()
+      ->envname("CAUSEWAY_SOCKET");
+  app.add_flag("--json", options.json, "print JSON");
+  add(app, "version", "print the versions of this command and of the daemon", selected, run_version);
+
+  CLI::App& port = *app.add_subcommand("port", "ports: what guests are plugged into");
+  port.require_subcommand(1);
+  add(port, "list", "list all ports", selected, run_list);
+
+  CLI::App& show = add(port, "show", "show one port and its queues", selected, run_show);
+  show.add_option("NAME", options.port, "name of the port")->required();
+  CLI::Option* qemu = show.add_flag("--qemu", options.qemu, "print the QEMU arguments that plug a guest in");
+  show.add_option("--memory", options.memory, "size of the guest's memory, for --qemu")
+      ->capture_default_str()
+      ->needs(qemu);
+
+  CLI::App& rebind =
+      add(port, "rebind", "move queues to another device while the guest uses them", selected, run_rebind);
+  rebind.add_option("NAME", options.port, "name of the port")->required();
+  rebind.add_option("--device", options.device, "the device to move to")->required();
+  CLI::Option_group& target = *rebind.add_option_group("target", "which queues");
+  target.add_option("--queue", options.queue, "one queue, by its index");
+  target.add_option("--queue-pair", options.queue_pair, "the receive and transmit queue of a pair");
+  target.add_flag("--all", options.all, "all data queues");
+  target.require_option(1);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Control of a running causewayd", "causeway");
+  Options options;
+  Command selected = nullptr;
+  declare(app, options, selected);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongUsage;
+  }
+  const auto output = selected(options);
+  if (!output) {
+    fmt::print(stderr, "causeway: {}\n", output.error().text());
+    return kFailed;
+  }
+  return std::fwrite(output->data(), 1, output->size(), stdout) == output->size() && std::fflush(stdout) == 0 ? 0
+                                                                                                              : kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "causeway: {}\n", error.what());
+    return kFailed;
+  }
+}

@@ -1,0 +1,98 @@
+#include "cli/text.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+
+namespace causeway::cli {
+namespace {
+
+namespace api = control::v1;
+
+std::string state_of(const api::Queue& queue) {
+  if (queue.failed()) return "failed";
+  if (!queue.started()) return "stopped";
+  return queue.enabled() ? "running" : "disabled";
+}
+
+/// Counters in the order of their names; protobuf's maps have none.
+std::string counters_of(const api::Queue& queue) {
+  const std::map<std::string, std::uint64_t> sorted(queue.counters().begin(), queue.counters().end());
+  std::vector<std::string> words;
+  for (const auto& [name, value] : sorted) words.push_back(fmt::format("{}={}", name, value));
+  return fmt::format("{}", fmt::join(words, " "));
+}
+
+std::string queues_of(const api::Port& port) {
+  const auto started = std::ranges::count_if(port.queues(), &api::Queue::started);
+  return fmt::format("{}/{}", started, port.queues_size());
+}
+
+std::vector<Row> properties_of(const api::Port& port) {
+  std::vector<Row> rows{
+      {"name", port.name()},
+      {"device type", port.device_type()},
+      {"state", port.state()},
+      {"socket", port.socket()},
+      {"role", port.role()},
+      {"connection", port.connection()},
+      {"worker", port.worker()},
+      {"devices", fmt::format("{}", fmt::join(port.devices(), " "))},
+      {"offered", fmt::format("{}", fmt::join(port.features_offered(), " "))},
+      {"negotiated", fmt::format("{}", fmt::join(port.features_negotiated(), " "))},
+      {"memory", fmt::format("{} regions, {} MiB", port.memory_regions(), port.memory_bytes() >> 20)},
+      {"rebinds", fmt::format("{}", port.rebinds())},
+  };
+  if (port.has_net()) {
+    rows.push_back({"mac", port.net().mac()});
+    rows.push_back({"mtu", port.net().has_mtu() ? fmt::format("{}", port.net().mtu()) : "not offered"});
+    rows.push_back(
+        {"queue pairs", fmt::format("{}, of at most {} entries", port.net().queue_pairs(), port.net().queue_size())});
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::string table(const std::vector<Row>& rows) {
+  std::vector<std::size_t> widths;
+  for (const Row& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string result;
+  for (const Row& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
+    line.erase(line.find_last_not_of(' ') + 1);
+    result += line + '\n';
+  }
+  return result;
+}
+
+std::string text(const api::ListPortsResponse& response) {
+  std::vector<Row> rows{{"NAME", "STATE", "CONNECTION", "QUEUES", "MAC", "WORKER", "ROLE", "SOCKET"}};
+  for (const api::Port& port : response.ports()) {
+    rows.push_back({port.name(), port.state(), port.connection(), queues_of(port), port.net().mac(), port.worker(),
+                    port.role(), port.socket()});
+  }
+  return table(rows);
+}
+
+std::string text(const api::Port& port) {
+  std::vector<Row> rows{{"QUEUE", "KIND", "SIZE", "STATE", "DEVICE", "PATH", "COUNTERS"}};
+  for (const api::Queue& queue : port.queues()) {
+    rows.push_back({fmt::format("{}", queue.index()), queue.kind(), fmt::format("{}", queue.size()), state_of(queue),
+                    queue.device(), queue.path(), counters_of(queue)});
+  }
+  return table(properties_of(port)) + '\n' + table(rows);
+}
+
+std::string text(const api::RebindResponse& response, const api::RebindRequest& request) {
+  return fmt::format("port {}: queue{} {} on {}\n", request.name(), response.queues_size() == 1 ? "" : "s",
+                     fmt::join(response.queues(), ", "), request.device());
+}
+
+}  // namespace causeway::cli

@@ -1,0 +1,78 @@
+// The daemon's configuration: plain values, read from a TOML file. Reference: docs/configuration.md.
+#pragma once
+
+#include "base/result.h"
+#include "base/worker.h"
+#include "net/ethernet.h"
+#include "virtio/feature.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace causeway::config {
+
+struct DaemonConfig {
+  std::string control = "/run/causeway/control.sock";  ///< socket of the control API
+  std::string log_level = "info";                      ///< one that log::start takes
+  bool operator==(const DaemonConfig&) const = default;
+};
+
+struct SwitchConfig {
+  std::string name;
+  std::string worker;  ///< name of a worker that exists
+  bool operator==(const SwitchConfig&) const = default;
+};
+
+/// Who listens on a port's socket.
+enum class Role : std::uint8_t {
+  server,  ///< we listen, the front-end connects
+  client,  ///< the front-end listens, we connect, and connect again for ever
+};
+
+/// What a network port is connected to.
+struct Connection {
+  enum class Kind : std::uint8_t { to_switch, tap, reflect, sink, source };
+  Kind kind = Kind::sink;
+  std::string name;  ///< of the switch or the tap interface; empty otherwise
+  bool operator==(const Connection&) const = default;
+};
+
+struct PortConfig {
+  std::string name;
+  std::string socket;
+  Role role = Role::server;
+  virtio::DeviceType device = virtio::DeviceType::net;
+  std::uint16_t queue_pairs = 1;
+  std::uint16_t queue_size = 1024;  ///< largest ring offered
+  net::MacAddress mac;
+  std::optional<std::uint16_t> mtu;  ///< unset: the MTU feature is not offered
+  std::string worker;                ///< name of a worker that exists
+  Connection connection;
+  std::vector<std::string>
+      devices;  ///< software Devices between which queues may be rebound; the first one is used first
+  virtio::FeatureSet features_off;  ///< never offered
+  bool inband_notifications = false;
+  bool operator==(const PortConfig&) const = default;
+};
+
+/// A whole configuration. All names in it exist and are unique; sockets are unique too.
+struct Config {
+  DaemonConfig daemon;
+  std::vector<WorkerConfig> workers;  ///< at least one
+  std::vector<SwitchConfig> switches;
+  std::vector<PortConfig> ports;
+};
+
+/// Reads a configuration from `text`; `file` is the name that errors begin with. Never throws.
+Result<Config> parse_config(std::string_view text, std::string_view file);
+/// Reads a configuration file.
+Result<Config> load_config(const std::filesystem::path& file);
+
+/// Longest path of a unix socket, without the closing zero.
+inline constexpr std::size_t kMaxSocketPath = 107;
+
+}  // namespace causeway::config

@@ -1,0 +1,145 @@
+#include "daemon/config/mac_address.h"
+#include "daemon/config/parts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+
+namespace causeway::config {
+namespace {
+
+constexpr Choice<Role> kRoles[] = {{"server", Role::server}, {"client", Role::client}};
+constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net}};
+constexpr std::string_view kConnectionRule =
+    "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\" or \"source\"";
+
+/// True for a name that the kernel accepts for an interface.
+bool is_interface(std::string_view name) {
+  constexpr std::size_t kLongest = 15;  // IFNAMSIZ - 1
+  return is_name(name) && name.size() <= kLongest;
+}
+
+Result<Connection> read_connection(const Section& section, const Config& config) {
+  using Kind = Connection::Kind;
+  CW_TRY(const auto text, section.required_text("connection", kConnectionRule));
+  const std::string_view view = text;
+  const std::size_t colon = view.find(':');
+  const std::string_view kind = view.substr(0, colon);
+  const std::string name(colon == std::string_view::npos ? "" : view.substr(colon + 1));
+  if (colon == std::string_view::npos) {
+    if (kind == "reflect") return Connection{Kind::reflect, {}};
+    if (kind == "sink") return Connection{Kind::sink, {}};
+    if (kind == "source") return Connection{Kind::source, {}};
+  }
+  if (kind == "tap" && is_interface(name)) return Connection{Kind::tap, name};
+  if (kind == "tap") return section.bad("connection", "\"tap:\" and an interface name of 1 to 15 characters");
+  if (kind == "switch" && std::ranges::find(config.switches, name, &SwitchConfig::name) != config.switches.end()) {
+    return Connection{Kind::to_switch, name};
+  }
+  return section.bad("connection", kConnectionRule);
+}
+
+/// A port on a switch runs on the switch's worker, because a switch belongs to one thread.
+Result<std::string> read_worker(const Section& section, const Config& config, const Connection& connection) {
+  CW_TRY(const auto named, read_worker_name(section, config));
+  if (connection.kind != Connection::Kind::to_switch) return named.value_or(config.workers.front().name);
+  const auto on = std::ranges::find(config.switches, connection.name, &SwitchConfig::name);
+  if (named && *named != on->worker) {
+    return section.bad("worker",
+                       fmt::format("{}, the worker of its switch '{}', or no such key", quote(on->worker), on->name));
+  }
+  return on->worker;
+}
+
+Result<std::string> read_port_socket(const Section& section, const Config& config) {
+  CW_TRY(const auto socket, read_socket(section, "socket"));
+  if (!socket) return section.missing("socket", "the path of the vhost-user socket");
+  const auto same = [&](const std::string& other) {
+    return std::filesystem::path(other).lexically_normal() == std::filesystem::path(*socket).lexically_normal();
+  };
+  if (same(config.daemon.control)) return section.bad("socket", "a path other than the control socket's");
+  for (const auto& other : config.ports) {
+    if (same(other.socket))
+      return section.bad("socket", fmt::format("a path other than that of port '{}'", other.name));
+  }
+  return *socket;
+}
+
+Result<net::MacAddress> read_mac(const Section& section, const PortConfig& port, const Config& config) {
+  constexpr std::string_view kRule = "a unicast MAC address such as \"52:54:00:12:34:56\"";
+  CW_TRY(const auto text, section.text("mac", kRule));
+  if (!text) return mac_from_name(port.name);
+  const auto mac = net::MacAddress::parse(*text);
+  if (!mac || mac->is_multicast() || mac->is_zero()) return section.bad("mac", kRule);
+  for (const auto& other : config.ports) {
+    if (other.mac == *mac)
+      return section.bad("mac", fmt::format("an address other than that of port '{}'", other.name));
+  }
+  return *mac;
+}
+
+Result<std::vector<std::string>> read_devices(const Section& section) {
+  constexpr std::string_view kRule = "an array of 1 to 8 different names, such as [\"soft\"]";
+  constexpr std::size_t kMost = 8;
+  CW_TRY(auto devices, section.texts("devices", kRule));
+  if (!devices) return std::vector<std::string>{"soft"};
+  auto sorted = *devices;
+  std::ranges::sort(sorted);
+  if (sorted.empty() || sorted.size() > kMost || std::ranges::adjacent_find(sorted) != sorted.end() ||
+      !std::ranges::all_of(sorted, is_name)) {
+    return section.bad("devices", kRule);
+  }
+  return std::move(*devices);
+}
+
+Result<virtio::FeatureSet> read_features_off(const Section& section, virtio::DeviceType device) {
+  constexpr std::string_view kRule = "an array of virtio feature names, such as [\"mrg_rxbuf\", \"event_idx\"]";
+  CW_TRY(const auto names, section.texts("features-off", kRule));
+  virtio::FeatureSet features;
+  if (!names) return features;
+  for (const auto& name : *names) {
+    const auto bit = virtio::feature_by_name(device, name);
+    if (!bit) return section.bad("features-off", fmt::format("{}; {} is none", kRule, quote(name)));
+    features = features.with(*bit);
+  }
+  return features;
+}
+
+Result<std::uint16_t> read_queue_size(const Section& section, std::uint16_t fallback) {
+  constexpr std::int64_t kMost = 32768;  // virtio 1.3 section 2.7
+  CW_TRY(const auto size, section.whole("queue-size", 2, kMost));
+  if (!size) return fallback;
+  const auto value = static_cast<std::uint16_t>(*size);
+  if (!std::has_single_bit(value)) return section.bad("queue-size", "a power of two from 2 to 32768");
+  return value;
+}
+
+}  // namespace
+
+Result<PortConfig> read_port(Section section, const Config& config) {
+  PortConfig port;
+  CW_TRY(port.name, read_new_name(section, "port", config.ports));
+  CW_CHECK(section.allow_only({"name", "socket", "role", "device", "queue-pairs", "queue-size", "mac", "mtu", "worker",
+                               "connection", "devices", "features-off", "inband-notifications"}));
+  CW_TRY(port.socket, read_port_socket(section, config));
+  CW_TRY(port.role, section.choice<Role>("role", Role::server, kRoles));
+  CW_TRY(port.device, section.choice<virtio::DeviceType>("device", virtio::DeviceType::net, kDevices));
+  constexpr std::int64_t kMostPairs = 16;
+  CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
+  port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
+  CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
+  CW_TRY(port.mac, read_mac(section, port, config));
+  constexpr std::int64_t kLeastMtu = 68;  // virtio 1.3 section 5.1.4.1
+  CW_TRY(const auto mtu, section.whole("mtu", kLeastMtu, 65535));
+  if (mtu) port.mtu = static_cast<std::uint16_t>(*mtu);
+  CW_TRY(port.connection, read_connection(section, config));
+  CW_TRY(port.worker, read_worker(section, config, port.connection));
+  CW_TRY(port.devices, read_devices(section));
+  CW_TRY(port.features_off, read_features_off(section, port.device));
+  CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
+  return port;
+}
+
+}  // namespace causeway::config

@@ -1,0 +1,185 @@
+#include "daemon/control_handlers.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <sstream>
+#include <vector>
+
+namespace causeway::daemon {
+namespace {
+
+namespace api = control::v1;
+
+std::string connection_text(const config::Connection& connection) {
+  using Kind = config::Connection::Kind;
+  switch (connection.kind) {
+    case Kind::to_switch:
+      return "switch:" + connection.name;
+    case Kind::tap:
+      return "tap:" + connection.name;
+    case Kind::reflect:
+      return "reflect";
+    case Kind::sink:
+      return "sink";
+    case Kind::source:
+      return "source";
+  }
+  return {};
+}
+
+std::string polling_text(Polling polling) {
+  switch (polling) {
+    case Polling::poll:
+      return "poll";
+    case Polling::adaptive:
+      return "adaptive";
+    case Polling::sleep:
+      return "sleep";
+  }
+  return {};
+}
+
+std::string state_text(const port::PortReport& report) {
+  const auto runs = [](const port::QueueReport& queue) { return queue.started && !queue.is_control; };
+  if (!report.attached) return "waiting";
+  if (std::ranges::any_of(report.queues, &port::QueueReport::failed)) return "failed";
+  return std::ranges::any_of(report.queues, runs) ? "running" : "connected";
+}
+
+/// Which queue is the control queue depends on what is negotiated; before, it is the last one.
+std::string kind_text(const port::QueueReport& queue, const port::PortReport& report, std::uint32_t pairs) {
+  if (queue.is_control) return "control";
+  if (queue.index < 2 * pairs) return queue.index % 2 == 0 ? "receive" : "transmit";
+  return report.negotiated == virtio::FeatureSet() ? "control" : "unused";
+}
+
+void fill_features(google::protobuf::RepeatedPtrField<std::string>& list, virtio::DeviceType type,
+                   virtio::FeatureSet set) {
+  std::istringstream words(virtio::text(type, set));
+  for (std::string word; words >> word;) list.Add(std::move(word));
+}
+
+void fill(api::Queue& to, const port::QueueReport& from) {
+  to.set_index(from.index);
+  to.set_size(from.size);
+  to.set_started(from.started);
+  to.set_enabled(from.enabled);
+  to.set_failed(from.failed);
+  to.set_device(from.device);
+  to.set_path(std::string(port::name_of(from.path)));
+  for (const auto& counter : from.counters) (*to.mutable_counters())[std::string(counter.name)] = counter.value;
+}
+
+void fill(api::NetPort& to, const config::PortConfig& from) {
+  to.set_mac(from.mac.text());
+  if (from.mtu) to.set_mtu(*from.mtu);
+  to.set_queue_pairs(from.queue_pairs);
+  to.set_queue_size(from.queue_size);
+}
+
+void fill(api::Port& to, const PortEntry& entry) {
+  const config::PortConfig& config = entry.config;
+  const port::PortReport report = entry.port->report();
+  to.set_name(config.name);
+  to.set_device_type("net");
+  to.set_socket(config.socket);
+  to.set_role(config.role == config::Role::server ? "server" : "client");
+  to.set_connection(connection_text(config.connection));
+  to.set_worker(config.worker);
+  to.set_state(state_text(report));
+  for (const auto& device : report.devices) to.add_devices(device);
+  fill_features(*to.mutable_features_offered(), report.type, report.offered);
+  fill_features(*to.mutable_features_negotiated(), report.type, report.negotiated);
+  to.set_memory_regions(static_cast<std::uint32_t>(report.memory_regions));
+  to.set_memory_bytes(report.memory_bytes);
+  to.set_rebinds(report.rebinds);
+  for (const auto& queue : report.queues) {
+    fill(*to.add_queues(), queue);
+    to.mutable_queues()->rbegin()->set_kind(kind_text(queue, report, config.queue_pairs));
+  }
+  fill(*to.mutable_net(), config);
+}
+
+void fill(api::Worker& to, const Worker& worker) {
+  const WorkerConfig& config = worker.config();
+  to.set_name(config.name);
+  if (config.cpu) to.set_cpu(*config.cpu);
+  to.set_polling(polling_text(config.polling));
+  const WorkerStats stats = worker.stats();
+  to.set_items(stats.items);
+  to.set_busy_cycles(stats.busy_cycles);
+  to.set_sleeps(stats.sleeps);
+}
+
+/// The data queues that a request means.
+Result<std::vector<std::uint16_t>> wanted_queues(const PortEntry& entry, const api::RebindRequest& request) {
+  const std::uint32_t pairs = entry.config.queue_pairs;
+  const auto last = static_cast<std::uint16_t>(2 * pairs - 1);
+  using Target = api::RebindRequest::TargetCase;
+  std::vector<std::uint16_t> queues;
+  switch (request.target_case()) {
+    case Target::kQueue:
+      if (request.queue() > last) {
+        return fail(Errc::not_found, fmt::format("there is no data queue {}; expected 0 to {}", request.queue(), last));
+      }
+      return std::vector{static_cast<std::uint16_t>(request.queue())};
+    case Target::kQueuePair:
+      if (request.queue_pair() >= pairs) {
+        return fail(Errc::not_found,
+                    fmt::format("there is no queue pair {}; expected 0 to {}", request.queue_pair(), pairs - 1));
+      }
+      return std::vector{static_cast<std::uint16_t>(2 * request.queue_pair()),
+                         static_cast<std::uint16_t>(2 * request.queue_pair() + 1)};
+    case Target::kAll:
+      if (!request.all()) break;
+      for (const auto& queue : entry.port->report().queues) {
+        if (!queue.is_control && queue.index <= last) queues.push_back(queue.index);
+      }
+      return queues;
+    case Target::TARGET_NOT_SET:
+      break;
+  }
+  return fail(Errc::invalid_value, "no queue is named; expected a queue, a queue pair or all");
+}
+
+Result<api::RebindResponse> rebind_port(const PortEntry& entry, const api::RebindRequest& request) {
+  const auto& devices = entry.config.devices;
+  if (std::ranges::find(devices, request.device()) == devices.end()) {
+    return fail(Errc::not_found,
+                fmt::format("there is no device '{}'; expected {}", request.device(), fmt::join(devices, " or ")));
+  }
+  CW_TRY(const auto queues, wanted_queues(entry, request));
+  api::RebindResponse response;
+  for (const std::uint16_t queue : queues) {
+    CW_CHECK(entry.port->rebind(port::QueueIndex(queue), request.device()));
+    response.add_queues(queue);
+  }
+  return response;
+}
+
+}  // namespace
+
+api::ListPortsResponse list_ports(const Graph& graph) {
+  api::ListPortsResponse response;
+  for (const auto& entry : graph.ports()) fill(*response.add_ports(), entry);
+  for (const auto& worker : graph.workers()) fill(*response.add_workers(), *worker);
+  return response;
+}
+
+Result<api::ShowPortResponse> show_port(const Graph& graph, const api::ShowPortRequest& request) {
+  CW_TRY(const PortEntry* entry, graph.find(request.name()));
+  api::ShowPortResponse response;
+  fill(*response.mutable_port(), *entry);
+  return response;
+}
+
+Result<api::RebindResponse> rebind(const Graph& graph, const api::RebindRequest& request) {
+  CW_TRY(const PortEntry* entry, graph.find(request.name()));
+  auto response = rebind_port(*entry, request);
+  if (!response) return fail(std::move(response).error().context("port " + entry->config.name));
+  return response;
+}
+
+}  // namespace causeway::daemon

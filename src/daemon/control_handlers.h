@@ -1,0 +1,17 @@
+// The calls of the control API, as functions on the object graph. They know nothing of gRPC. Thread: control.
+#pragma once
+
+#include "base/result.h"
+#include "daemon/graph.h"
+
+#include <control/causeway.pb.h>
+
+namespace causeway::daemon {
+
+control::v1::ListPortsResponse list_ports(const Graph& graph);
+/// Errc::not_found: no such port.
+Result<control::v1::ShowPortResponse> show_port(const Graph& graph, const control::v1::ShowPortRequest& request);
+/// Errc::not_found: no such port, queue or Device; Errc::invalid_value: no queue was named; or what Port::rebind says.
+Result<control::v1::RebindResponse> rebind(const Graph& graph, const control::v1::RebindRequest& request);
+
+}  // namespace causeway::daemon

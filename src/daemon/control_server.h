@@ -1,0 +1,38 @@
+// The control API over gRPC on a unix socket.
+#pragma once
+
+#include "base/loop.h"
+#include "base/result.h"
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace causeway::daemon {
+
+class Graph;
+
+/// Serves the control API from gRPC's own threads; each call reaches the graph on the control thread only. The socket
+/// can be opened by our own user alone (mode 0600). Thread: control.
+class ControlServer {
+ public:
+  /// Binds to `path`. A socket that no process listens on any more is replaced; Errc::busy when one does. `loop` and
+  /// `graph` must outlive the server. `version` is what it answers when asked.
+  static Result<std::unique_ptr<ControlServer>> start(Loop& loop, const Graph& graph, const std::filesystem::path& path,
+                                                      std::string version);
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+  /// The loop must not have been left with calls under way: see `stop`.
+  ~ControlServer();
+
+  /// Removes the socket and accepts no more; lets calls under way end, for a short time, and then runs `done` on the
+  /// loop, which must run until then.
+  void stop(Loop::Callback done);
+
+ private:
+  struct Impl;
+  explicit ControlServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace causeway::daemon

@@ -1,0 +1,133 @@
+#include "daemon/graph.h"
+
+#include "base/log.h"
+#include "net/nic.h"
+#include "net/reflector.h"
+#include "net/switch.h"
+#include "net/tap_device.h"
+#include "net/tap_link.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace causeway::daemon {
+namespace {
+
+using Kind = config::Connection::Kind;
+
+net::Reflection reflection_of(Kind kind) {
+  switch (kind) {
+    case Kind::sink:
+      return net::Reflection::sink;
+    case Kind::source:
+      return net::Reflection::source;
+    default:
+      return net::Reflection::reflect;
+  }
+}
+
+Result<std::shared_ptr<net::Link>> make_tap_link(Worker& worker, const config::PortConfig& config) {
+  CW_TRY(auto tap, net::TapDevice::open(config.connection.name, config.queue_pairs));
+  CW_TRY(auto link, net::TapLink::make(worker, config.name, std::move(tap)));
+  return std::shared_ptr<net::Link>(std::move(link));
+}
+
+/// All of them share the link, so that queues can move between them.
+Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(Loop& loop, const config::PortConfig& config,
+                                                                const std::shared_ptr<net::Link>& link) {
+  std::vector<std::unique_ptr<vdpa::Device>> devices;
+  for (const auto& name : config.devices) {
+    net::NicConfig nic{.name = name,
+                       .mac = config.mac,
+                       .queue_pairs = config.queue_pairs,
+                       .mtu = config.mtu,
+                       .largest_ring = config.queue_size};
+    CW_TRY(auto device, net::Nic::make(loop, std::move(nic), link));
+    devices.push_back(std::move(device));
+  }
+  return devices;
+}
+
+vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
+  return {.path = config.socket,
+          .role = config.role == config::Role::server ? vhost_user::Role::listen : vhost_user::Role::connect,
+          .options = {.inband_notifications = config.inband_notifications}};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& config) {
+  std::unique_ptr<Graph> graph(new Graph(loop));
+  CW_CHECK(graph->start_workers(config));
+  CW_CHECK(graph->make_switches(config));
+  for (const auto& port : config.ports) {
+    CW_CHECK(graph->start_port(port));
+  }
+  return graph;
+}
+
+Graph::Graph(Loop& loop) : loop_(loop) {}
+
+Graph::~Graph() {
+  for (auto& entry : ports_) entry.backend.reset();
+  ports_.clear();
+}
+
+Result<void> Graph::start_workers(const config::Config& config) {
+  for (const auto& wanted : config.workers) {
+    auto started = Worker::start(wanted);
+    if (!started) return fail(std::move(started).error().context("worker " + wanted.name));
+    workers_.push_back(std::move(*started));
+  }
+  return {};
+}
+
+Result<void> Graph::make_switches(const config::Config& config) {
+  for (const auto& wanted : config.switches) {
+    switches_.push_back(std::make_unique<net::Switch>(worker(wanted.worker), wanted.name));
+  }
+  return {};
+}
+
+Worker& Graph::worker(std::string_view name) const {
+  return **std::ranges::find(workers_, name, [](const auto& worker) { return worker->config().name; });
+}
+
+Result<std::shared_ptr<net::Link>> Graph::make_link(const config::PortConfig& config) {
+  const config::Connection& connection = config.connection;
+  if (connection.kind == Kind::tap) return make_tap_link(worker(config.worker), config);
+  if (connection.kind == Kind::to_switch) {
+    const auto found = std::ranges::find(switches_, connection.name, [](const auto& entry) { return entry->name(); });
+    return std::shared_ptr<net::Link>((*found)->add_port(config.name));
+  }
+  return std::make_shared<net::Reflector>(worker(config.worker), config.name, reflection_of(connection.kind));
+}
+
+Result<std::unique_ptr<port::Port>> Graph::make_port(const config::PortConfig& config) {
+  CW_TRY(const auto link, make_link(config));
+  CW_TRY(auto devices, make_devices(loop_, config, link));
+  return port::Port::make(loop_, {.name = config.name, .features_off = config.features_off}, std::move(devices));
+}
+
+Result<void> Graph::start_port(const config::PortConfig& config) {
+  auto port = make_port(config);
+  if (!port) return fail(std::move(port).error().context("port " + config.name));
+  CW_TRY(auto backend, vhost_user::Backend::start(loop_, **port, backend_config(config)));
+  log::info("port {}: {} '{}', worker {}", config.name,
+            config.role == config::Role::server ? "listens on" : "connects to", config.socket, config.worker);
+  ports_.push_back({config, std::move(*port), std::move(backend)});
+  return {};
+}
+
+Result<const PortEntry*> Graph::find(std::string_view name) const {
+  const auto found = std::ranges::find(ports_, name, [](const PortEntry& entry) { return entry.config.name; });
+  if (found == ports_.end()) return fail(Errc::not_found, fmt::format("there is no port '{}'", name));
+  return &*found;
+}
+
+void Graph::check_memory() {
+  for (const auto& entry : ports_) entry.port->check_memory();
+}
+
+}  // namespace causeway::daemon

@@ -1,0 +1,66 @@
+// causewayd: reads its arguments and its configuration, and serves.
+#include "base/log.h"
+#include "daemon/config/config.h"
+#include "daemon/daemon.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <exception>
+#include <string>
+
+namespace {
+
+using causeway::Result;
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+struct Options {
+  std::string config = "/etc/causeway/causeway.toml";
+  std::string log_level;
+  bool check = false;
+};
+
+Result<void> start(const Options& options) {
+  CW_TRY(auto config, causeway::config::load_config(options.config));
+  if (options.check) {
+    fmt::print("{}: right; ports: {}, switches: {}, workers: {}\n", options.config, config.ports.size(),
+               config.switches.size(), config.workers.size());
+    return {};
+  }
+  causeway::log::start(options.log_level.empty() ? config.daemon.log_level : options.log_level);
+  CW_CHECK(causeway::daemon::serve(config, CAUSEWAY_VERSION));
+  causeway::log::info("stopped");
+  return {};
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Serves virtio devices to virtual machines", "causewayd");
+  Options options;
+  app.set_version_flag("--version", "causewayd " CAUSEWAY_VERSION);
+  app.add_option("--config", options.config, "the configuration file")->capture_default_str();
+  app.add_flag("--check-config", options.check, "only read the configuration and say whether it is right");
+  app.add_option("--log-level", options.log_level, "in place of the configuration's log-level")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "err", "off"}));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongUsage;
+  }
+  const auto done = start(options);
+  if (done) return 0;
+  fmt::print(stderr, "causewayd: {}\n", done.error().text());
+  return kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "causewayd: {}\n", error.what());
+    return kFailed;
+  }
+}
