@@ -1,0 +1,44 @@
+# The one door to the project: `make help`. Each target first installs the Debian packages that it needs.
+
+.PHONY: help demo test bench install lint format fuzz docs-check clean packages
+.DEFAULT_GOAL := help
+
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 600
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: packages ## Two Linux guests on one switch, their queues rebound while data flows
+	scripts/build release
+	scripts/demo
+
+test: packages ## Everything that CI checks
+	scripts/test
+
+bench: packages ## Measure against DPDK and against memory copies; prints the figures
+	scripts/build release
+	scripts/bench
+
+install: packages ## Build, and install under PREFIX (/usr/local)
+	scripts/build release
+	cmake --install build/release --prefix $(PREFIX)
+
+lint: packages ## Formatting, clang-tidy, self-contained headers, shellcheck
+	scripts/lint
+
+format: packages ## Format the C++ sources
+	scripts/sources | xargs -0 clang-format-19 -i
+
+fuzz: packages ## Run each fuzzer for FUZZ_SECONDS (600)
+	scripts/build fuzz
+	scripts/fuzz-smoke $(FUZZ_SECONDS)
+
+docs-check: packages ## Check that the links between the documents lead somewhere
+	scripts/docs-check
+
+clean: ## Remove what was built; the cache of VM parts stays
+	rm -rf build
+
+packages:
+	@scripts/install-packages

@@ -1,0 +1,1 @@
+"""Real programs for the integration tests: guests, testpmd, network namespaces and the daemon itself."""

@@ -1,0 +1,110 @@
+"""causewayd under test: its configuration, its command line client, and what it costs the machine."""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .process import Program, ProgramFailed, wait_for
+from .vm_parts import REPOSITORY
+
+SWITCH = "sw0"
+WORKER = "w0"
+
+
+def program_folder():
+    """Where the programs under test are."""
+    return Path(os.environ.get("CAUSEWAY_BIN_DIR", REPOSITORY / "build/release/bin"))
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port of the daemon; `devices` names the software Devices that its queues can be rebound between."""
+
+    name: str
+    socket: Path
+    connection: str = f"switch:{SWITCH}"
+    role: str = "server"
+    queue_pairs: int = 1
+    mac: str = ""
+    mtu: int = 1500
+    devices: tuple = ("soft",)
+
+
+def render_config(control, ports, polling="adaptive"):
+    """The text of a configuration file: one worker, one switch, and the ports."""
+    sections = [("[daemon]", {"control": str(control)}),
+                ("[[worker]]", {"name": WORKER, "polling": polling}),
+                ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
+    for port in ports:
+        sections.append(("[[port]]", {
+            "name": port.name, "socket": str(port.socket), "role": port.role, "device": "net",
+            "queue-pairs": port.queue_pairs, **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu,
+            "worker": WORKER, "connection": port.connection, "devices": list(port.devices)}))
+    # Strings, numbers and lists of strings are written in TOML as in JSON.
+    return "\n".join("\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
+                     for header, values in sections)
+
+
+class Causewayd:
+    """One daemon, with its files in `folder`."""
+
+    def __init__(self, folder, ports=(), polling="adaptive"):
+        self.control = Path(folder) / "control.sock"
+        self.config = Path(folder) / "causewayd.toml"
+        self.config.write_text(render_config(self.control, ports, polling))
+        self.program = Program("causewayd", [program_folder() / "causewayd", "--config", self.config],
+                               Path(folder) / "causewayd.log")
+
+    def start(self, limit=20):
+        """Starts the daemon and waits until it answers its client."""
+        self.program.start()
+        wait_for(lambda: self.try_cli("port", "list").returncode == 0, limit, "causewayd answers", self.program)
+
+    def try_cli(self, *arguments, limit=20):
+        """Runs `causeway` with arguments and returns how it ended, whatever that was."""
+        command = [program_folder() / "causeway", "--socket", self.control, *arguments]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=limit, check=False)
+
+    def cli(self, *arguments):
+        """Runs `causeway` with arguments, which must succeed, and returns what it printed."""
+        result = self.try_cli(*arguments)
+        if result.returncode != 0:
+            raise ProgramFailed(f"causeway {' '.join(map(str, arguments))}: exit code {result.returncode}\n"
+                                f"{result.stdout}{result.stderr}\n{self.program.log_tail()}")
+        return result.stdout
+
+    def cli_json(self, *arguments):
+        """The same with --json, parsed."""
+        return json.loads(self.cli(*arguments, "--json"))
+
+    def rebind_queue_pair(self, port, pair, device):
+        """Moves a queue pair of a port to another Device."""
+        self.cli("port", "rebind", port, "--queue-pair", pair, "--device", device)
+
+    def fd_count(self):
+        """How many descriptors the daemon has open."""
+        return len(os.listdir(f"/proc/{self.program.pid}/fd"))
+
+    def guest_mapping_count(self):
+        """How many mappings of guest memory the daemon has; QEMU and DPDK name their memory files."""
+        maps = Path(f"/proc/{self.program.pid}/maps").read_text().splitlines()
+        return sum("/memfd:" in line for line in maps)
+
+    def cpu_seconds(self):
+        """The processor time that the daemon has used."""
+        # Fields 14 and 15 of the whole line, the third being the first after the name in parentheses.
+        fields = Path(f"/proc/{self.program.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self, limit=20):
+        """Ends the daemon with SIGTERM; it must exit with code 0."""
+        code = self.program.stop(limit, signal.SIGTERM)
+        if code != 0:
+            raise ProgramFailed(f"causewayd ended with exit code {code}\n{self.program.log_tail()}")
+
+    def kill(self):
+        """Ends the daemon with SIGKILL, if it runs."""
+        self.program.kill()

@@ -1,0 +1,249 @@
+"""A Linux guest in QEMU (TCG), its NICs served over vhost-user, with a way to run commands inside it."""
+
+import base64
+import itertools
+import re
+import select
+import shlex
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from .process import Program, ProgramFailed, WaitTimeout, tail, wait_for
+from .qmp import Qmp
+from .vm_parts import initramfs, vm_folder
+
+BOOT_LIMIT = 60
+LONGEST_REQUEST = 3500  # bytes; the guest's terminal holds 4096 before it drops some
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One virtio-net device of a guest. With listen, QEMU is the server of the socket and the back-end connects."""
+
+    socket: Path
+    mac: str
+    queue_pairs: int = 1
+    listen: bool = False
+    reconnect_ms: int = 0
+
+    def qemu_arguments(self, number):
+        """The arguments that give QEMU this NIC; it is always the number-th PCI device, hence eth<number>."""
+        role = ",server=on,wait=off" if self.listen else ""
+        reconnect = f",reconnect-ms={self.reconnect_ms}" if self.reconnect_ms else ""
+        multiqueue = f",mq=on,vectors={2 * self.queue_pairs + 2}" if self.queue_pairs > 1 else ""
+        return ["-chardev", f"socket,id=nic{number},path={self.socket}{role}{reconnect}",
+                "-netdev", f"vhost-user,id=net{number},chardev=nic{number},queues={self.queue_pairs}",
+                "-device", f"virtio-net-pci,netdev=net{number},id=eth{number},addr={0x10 + number:#x},mac={self.mac},"
+                           f"disable-legacy=on,romfile={multiqueue}"]
+
+
+def count_answers(output):
+    """How many answers a ping counted, by what it printed."""
+    summary = re.search(r"(\d+) packets received", output)
+    if summary is None:
+        raise ProgramFailed(f"ping did not run: {output}")
+    return int(summary[1])
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in a guest ended."""
+
+    code: int
+    output: str
+
+
+class Guest:
+    """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short."""
+
+    def __init__(self, name, folder, nics=(), memory_mib=256, cpus=1, memory_slots=0, plug=None):
+        self.name = name
+        self.nics = tuple(nics)
+        self.memory_mib = memory_mib
+        self.cpus = cpus
+        self.memory_slots = memory_slots
+        self._plug = plug  # QEMU arguments that bring the memory and the NICs, in place of our own
+        self.console = Path(folder) / f"{name}.console.log"
+        self._commands_path = Path(folder) / f"{name}.cmd"
+        self._qmp_path = Path(folder) / f"{name}.qmp"
+        self.program = Program(name, self._qemu_command(), Path(folder) / f"{name}.qemu.log")
+        self.qmp = None
+        self._channel = None
+        self._request_ids = itertools.count(1)
+
+    def _qemu_command(self):
+        plug = self._plug if self._plug is not None else self._own_plug()
+        return [vm_folder() / "bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", self.cpus,
+                "-machine", "q35", "-display", "none", "-nodefaults",
+                "-qmp", f"unix:{self._qmp_path},server=on,wait=off",
+                "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
+                "-chardev", f"socket,id=commands,path={self._commands_path}",
+                "-device", "virtio-serial-pci,addr=0x8", "-device", "virtserialport,chardev=commands",
+                "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(),
+                "-append", "console=ttyS0 quiet mitigations=off", *plug]
+
+    def _own_plug(self):
+        slots = f",slots={self.memory_slots},maxmem={4 * self.memory_mib}M" if self.memory_slots else ""
+        memory = ["-m", f"{self.memory_mib}M{slots}", "-machine", "memory-backend=ram",
+                  "-object", f"memory-backend-memfd,id=ram,size={self.memory_mib}M,share=on"]
+        return memory + [word for number, nic in enumerate(self.nics) for word in nic.qemu_arguments(number)]
+
+    def start(self, limit=BOOT_LIMIT):
+        """Starts QEMU and waits until the guest takes commands."""
+        self._commands_path.unlink(missing_ok=True)
+        # We listen and QEMU connects, so that not even the first word of the guest is lost.
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self._commands_path))
+            listener.listen(1)
+            self.program.start()
+            wait_for(lambda: select.select([listener], [], [], 0)[0], limit, "QEMU connects", self.program)
+            connection, _ = listener.accept()
+        self._channel = _LineChannel(connection)
+        self._await_ready(limit)
+        self.qmp = Qmp(self._qmp_path)
+
+    def _await_ready(self, limit):
+        try:
+            self._channel.read_line(limit, lambda line: line == "ready")
+        except OSError as error:
+            raise WaitTimeout(f"guest {self.name} is not up: {error}\n{self.logs_tail()}") from error
+
+    def run(self, command, limit=30):
+        """Runs a shell command in the guest; it is killed there when it takes longer than the limit."""
+        request = next(self._request_ids)
+        line = f"{request} {limit} {base64.b64encode(command.encode()).decode()}\n"
+        if len(line) > LONGEST_REQUEST:
+            raise ValueError(f"command of {len(line)} bytes: too long for the guest's terminal")
+        try:
+            self._channel.send(line)
+            # The guest keeps the limit by itself; the time added is for its shell.
+            answer = self._channel.read_line(limit + 15, lambda text: text.startswith(f"{request} "))
+        except OSError as error:
+            raise WaitTimeout(f"guest {self.name} does not answer `{command}`: {error}\n{self.logs_tail()}") from error
+        _, code, *output = answer.split(" ")
+        return Result(int(code), base64.b64decode("".join(output)).decode(errors="replace"))
+
+    def check(self, command, limit=30):
+        """Runs a command that must succeed, and returns its output."""
+        result = self.run(command, limit)
+        if result.code != 0:
+            raise ProgramFailed(f"guest {self.name}: `{command}`: exit code {result.code}\n{result.output}\n{self.logs_tail()}")
+        return result.output
+
+    def spawn(self, command):
+        """Starts a command in the background of the guest."""
+        return Job(self, f"/tmp/job{next(self._request_ids)}", command)
+
+    def set_address(self, address, interface="eth0", mtu=1500):
+        """Gives an interface an address in a /24 and brings it up."""
+        self.check(f"ifconfig {interface} {address} netmask 255.255.255.0 mtu {mtu} up")
+
+    def ping(self, address, count=5, interval=0.05, size=56, limit=30):
+        """Pings and returns how many answers came back."""
+        return count_answers(self.run(f"ping -c {count} -i {interval} -s {size} -W 2 {address}", limit).output)
+
+    def await_ping(self, address, limit=30):
+        """Waits until an address answers a ping."""
+        wait_for(lambda: self.ping(address, count=1), limit, f"{self.name} reaches {address}", self.program)
+
+    def reboot(self, limit=BOOT_LIMIT):
+        """Reboots the guest, QEMU staying the same process, and waits until it takes commands again."""
+        self._channel.send(f"0 {limit} {base64.b64encode(b'reboot -f').decode()}\n")
+        self._await_ready(limit)
+
+    def add_memory(self, mib, limit=30):
+        """Plugs a DIMM in and returns when the guest uses it, for its receive buffers too (hence online_kernel)."""
+        before, number = self.total_memory_kib(), next(self._request_ids)
+        self.qmp.execute("object-add", **{"qom-type": "memory-backend-memfd", "id": f"dimm-ram{number}",
+                                          "size": mib << 20, "share": True})
+        self.qmp.execute("device_add", driver="pc-dimm", id=f"dimm{number}", memdev=f"dimm-ram{number}")
+        online = "for state in /sys/devices/system/memory/memory*/state; do " \
+                 "grep -q offline $state && echo online_kernel >$state; done; true"
+
+        def has_grown():
+            self.check(online)
+            return self.total_memory_kib() >= before + (mib << 10)
+
+        wait_for(has_grown, limit, f"{self.name} uses its new memory", self.program)
+
+    def total_memory_kib(self):
+        """The memory that the guest's kernel has at hand."""
+        return int(self.check("grep MemTotal /proc/meminfo").split()[1])
+
+    def stop(self, limit=20):
+        """Ends QEMU in an orderly way, which closes its vhost-user connections after stopping the rings."""
+        if self.program.is_running():
+            self.qmp.execute("quit")
+            code = self.program.wait(limit)
+            if code != 0:
+                raise ProgramFailed(f"QEMU of {self.name} ended with exit code {code}\n{self.logs_tail()}")
+        self._close()
+
+    def kill(self):
+        """Ends QEMU with SIGKILL, as if it had crashed; start() may follow."""
+        self.program.kill()
+        self._close()
+
+    def _close(self):
+        for connection in (self._channel, self.qmp):
+            if connection is not None:
+                connection.close()
+        self._channel = self.qmp = None
+
+    def logs_tail(self):
+        """The end of the guest's console and of what QEMU said."""
+        return f"{tail(self.console)}\n{self.program.log_tail()}"
+
+
+class Job:
+    """A command that runs in the background of a guest."""
+
+    def __init__(self, guest, folder, command):
+        self._guest = guest
+        self._folder = folder
+        self._command = command
+        guest.check(f"mkdir {folder}; (sh -c {shlex.quote(command)} >{folder}/output 2>&1; "
+                    f"echo $? >{folder}/code.new; mv {folder}/code.new {folder}/code) &")
+
+    def is_done(self):
+        """Whether the command has ended."""
+        return self._guest.run(f"test -e {self._folder}/code").code == 0
+
+    def wait(self, limit):
+        """Waits for the end of the command, which must succeed, and returns its output."""
+        wait_for(self.is_done, limit, f"`{self._command}` in {self._guest.name} ends", self._guest.program)
+        code, output = self._guest.check(f"cat {self._folder}/code {self._folder}/output").split("\n", 1)
+        if code != "0":
+            raise ProgramFailed(f"guest {self._guest.name}: `{self._command}`: exit code {code}\n{output}")
+        return output
+
+
+class _LineChannel:
+    """Lines of text over a connected socket."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self._unread = b""
+
+    def send(self, line):
+        self._connection.sendall(line.encode())
+
+    def read_line(self, limit, is_wanted):
+        """Returns the next line that is wanted; others, left by an earlier boot or a killed command, are dropped."""
+        self._connection.settimeout(limit)
+        while True:
+            line, newline, rest = self._unread.partition(b"\n")
+            if newline:
+                self._unread = rest
+                text = line.decode(errors="replace").strip()
+                if is_wanted(text):
+                    return text
+                continue
+            received = self._connection.recv(65536)
+            if not received:
+                raise ConnectionError("the connection was closed")
+            self._unread += received
+
+    def close(self):
+        self._connection.close()

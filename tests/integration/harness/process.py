@@ -1,0 +1,117 @@
+"""Programs that the tests start and stop, each by its own pid, and waiting for a condition instead of sleeping."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+POLL_SECONDS = 0.02
+
+
+class WaitTimeout(AssertionError):
+    """What a test waited for did not come true in time."""
+
+
+class ProgramFailed(AssertionError):
+    """A program is missing, ended early or answered with an error."""
+
+
+def wait_for(condition, limit, what, program=None):
+    """Returns the first true value of condition(); gives up after `limit` seconds, or when `program` has ended."""
+    deadline = time.monotonic() + limit
+    while True:
+        has_ended = program is not None and not program.is_running()
+        value = condition()  # asked after, so that it sees the last words of a program that has ended
+        if value:
+            return value
+        if has_ended:
+            raise ProgramFailed(f"{program.name} ended (exit code {program.exit_code}) before {what}\n{program.log_tail()}")
+        if time.monotonic() > deadline:
+            log = f"\n{program.log_tail()}" if program is not None else ""
+            raise WaitTimeout(f"{what}: not within {limit} s{log}")
+        time.sleep(POLL_SECONDS)
+
+
+def find_program(name):
+    """The full path of a program; a test that cannot have it fails."""
+    path = shutil.which(name)
+    if path is None:
+        raise ProgramFailed(f"program {name} is missing: run scripts/install-packages")
+    return path
+
+
+def run(*argv, limit=30, stdin=None):
+    """Runs a short command to its end and returns its output; a failure raises with everything that it said."""
+    command = [find_program(str(argv[0])), *map(str, argv[1:])]
+    result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=limit, check=False)
+    if result.returncode != 0:
+        raise ProgramFailed(f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def tail(path, lines=25):
+    """The last lines of a log, under its name."""
+    path = Path(path)
+    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join([f"--- {path}", *text[-lines:]])
+
+
+class Program:
+    """One program in the background, its output in a log file. It dies with the test run, however that ends."""
+
+    def __init__(self, name, argv, log, environment=None):
+        self.name = name
+        self.log = Path(log)
+        # The kernel kills the program should this process go away without a clean-up.
+        self._argv = [find_program("setpriv"), "--pdeathsig", "KILL", find_program(str(argv[0])), *map(str, argv[1:])]
+        self._environment = {**os.environ, **(environment or {})}
+        self._process = None
+
+    def start(self, stdin=subprocess.DEVNULL, stdout=None):
+        """Starts the program; its output goes to the end of the log unless stdout names another place."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            log.write(f"$ {' '.join(self._argv[3:])}\n".encode())
+            log.flush()
+            self._process = subprocess.Popen(self._argv, stdin=stdin, stdout=log if stdout is None else stdout,
+                                             stderr=log, env=self._environment)
+
+    @property
+    def pid(self):
+        """The pid of the program itself: setpriv gives way to it."""
+        return self._process.pid
+
+    @property
+    def exit_code(self):
+        """The exit code, negative for a signal; None while it runs or before it was started."""
+        return self._process.poll() if self._process else None
+
+    def is_running(self):
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait(self, limit):
+        """Waits for the program to end by itself and returns its exit code."""
+        try:
+            return self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise WaitTimeout(f"{self.name} did not end within {limit} s\n{self.log_tail()}") from None
+
+    def stop(self, limit=20, signal_number=signal.SIGTERM):
+        """Asks the program to end and returns its exit code."""
+        if self.is_running():
+            self._process.send_signal(signal_number)
+        return self.wait(limit)
+
+    def kill(self):
+        """Ends the program with SIGKILL, if it runs, and waits until it is gone."""
+        if self.is_running():
+            self._process.kill()
+        if self._process is not None:
+            self._process.wait()
+
+    def log_tail(self):
+        """The end of its log, for the message of a failed test."""
+        return tail(self.log)

@@ -1,0 +1,54 @@
+"""A checksummed TCP stream from one guest to another."""
+
+from dataclasses import dataclass
+
+from .process import wait_for
+
+
+class ChecksumMismatch(AssertionError):
+    """What arrived is not what was sent."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a transfer moved, and how long that took by the receiver's clock."""
+
+    mib: int
+    seconds: float
+
+    @property
+    def mib_per_second(self):
+        """The rate."""
+        return self.mib / self.seconds
+
+
+class Transfer:
+    """A random block of `block_mib`, sent `times` times over by the guest that has `sender_address`."""
+
+    def __init__(self, sender, sender_address, receiver, block_mib=8, times=4, port=5000):
+        self._sender = sender
+        self._receiver = receiver
+        self._mib = block_mib * times
+        block, stream, digest = (f"/tmp/{name}{port}" for name in ("block", "stream", "digest"))
+        sender.check(f"head -c {block_mib << 20} /dev/urandom >{block}; "
+                     f"echo 'for i in $(seq {times}); do cat {block}; done' >{stream}", limit=60)
+        self._expected = sender.check(f"sh {stream} | sha256sum", limit=120).split()[0]
+        # With -e the connection itself is the program's input or output: busybox' nc copies a kilobyte at a time.
+        sender.spawn(f"nc -l -p {port} -e sh {stream}")
+        wait_for(lambda: sender.run(f"netstat -ltn | grep -q :{port}").code == 0, 20,
+                 f"{sender.name} listens on port {port}", sender.program)
+        clock = "cut -d' ' -f1 /proc/uptime"
+        self._job = receiver.spawn(f"{clock}; nc {sender_address} {port} -e sh -c 'sha256sum >{digest}'; "
+                                   f"cat {digest}; {clock}")
+
+    def is_done(self):
+        """Whether the stream has ended."""
+        return self._job.is_done()
+
+    def finish(self, limit=120):
+        """Waits for the end of the stream and compares the checksums."""
+        began, received, ended = self._job.wait(limit).strip().split("\n")
+        if received.split()[0] != self._expected:
+            raise ChecksumMismatch(f"{self._sender.name} sent a stream of sha256 {self._expected}, "
+                                   f"{self._receiver.name} received {received.split()[0]}")
+        return Outcome(self._mib, max(float(ended) - float(began), 0.01))

@@ -1,0 +1,32 @@
+"""What guests are made of: the QEMU, kernel and modules of scripts/fetch-vm-parts, and an initramfs of our own."""
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+
+from .process import ProgramFailed, run
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SCRIPTS = REPOSITORY / "scripts"
+MODULES = ("virtio_pci", "virtio_console", "virtio_net")
+PROGRAMS = ("ethtool", "iperf3")
+
+
+def vm_folder():
+    """The folder that scripts/fetch-vm-parts fills."""
+    folder = Path(os.environ.get("CAUSEWAY_CACHE", REPOSITORY / ".cache")) / "vm"
+    if not (folder / "layout").exists():
+        raise ProgramFailed(f"nothing to build guests from in {folder}: run scripts/fetch-vm-parts")
+    return folder
+
+
+@functools.cache
+def initramfs():
+    """Builds the initramfs that all guests of this run share."""
+    # Kept open, so that the file lives as long as this process and no longer.
+    initramfs.file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
+    arguments = [f"--module={name}" for name in MODULES] + [f"--file={name}" for name in PROGRAMS]
+    run(SCRIPTS / "build-initramfs", initramfs.file.name, "--modules-dir", vm_folder() / "modules",
+        "--init", Path(__file__).with_name("guest_init.sh"), *arguments)
+    return Path(initramfs.file.name)
