@@ -185,6 +185,7 @@ class Port {
   std::size_t best_slot() const;
 
   Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
+  void correct_position(QueueIndex queue, virtio::RingConfig& ring);
   Result<void> run(QueueIndex queue, Queue& state);
   Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
   Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);

@@ -135,10 +135,21 @@ Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) c
                           .used = used,
                           .features = features_,
                           .start = state.start};
-  if (auto areas = virtio::SplitAreas::locate(ring, *memory_); !areas) {
-    return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
-  }
+  auto areas = virtio::SplitAreas::locate(ring, *memory_);
+  if (!areas) return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
   return ring;
+}
+
+void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
+  const auto used = memory_->translate(ring.used, virtio::SplitAreas::used_bytes(ring.size));
+  if (!used || !ring.start.in_flight.empty()) return;
+  const auto used_idx = used->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
+  if (used_idx == ring.start.avail_idx) return;
+  // With nothing known to be in flight the two are equal. DPDK's virtio-user says 0 when its back-end comes back, QEMU
+  // what it finds in the ring: the ring is right. What was in flight when the last back-end went is taken again.
+  log::warn("port {} queue {}: resumes at the ring's used index {}, not at position {}", name(), number(queue), used_idx,
+            ring.start.avail_idx);
+  ring.start.avail_idx = used_idx;
 }
 
 Result<void> Port::run(QueueIndex queue, Queue& state) {
@@ -147,6 +158,7 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   CW_TRY(auto ring, ring_of(queue, state));
+  correct_position(queue, ring);
   vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(
