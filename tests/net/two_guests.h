@@ -12,18 +12,12 @@
 #include "net/switch.h"
 #include "port/port.h"
 #include "support/fake_guest.h"
+#include "support/guest_memory.h"
 
 namespace causeway::testing {
 
 inline constexpr net::MacAddress kMacA{{0x52, 0x54, 0, 0, 0, 0xa}};
 inline constexpr net::MacAddress kMacB{{0x52, 0x54, 0, 0, 0, 0xb}};
-
-/// A value, or a failed test with the error's text.
-template <class T>
-T value_or_die(Result<T> result) {
-  if (!result) throw std::runtime_error(result.error().text());
-  return std::move(*result);
-}
 
 inline std::unique_ptr<port::Port> make_nic_port(Loop& loop, const std::shared_ptr<net::Link>& link, net::MacAddress mac,
                                                  std::uint16_t pairs) {
