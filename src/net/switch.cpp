@@ -80,6 +80,7 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
   TransmitQueue& queue = *queues.transmit;
   if (!queues.transmit_enabled) return Link::drop_all(queue);
   const auto frames = queue.take();
+  now_ = seconds_now();
   std::size_t done = 0;
   for (const Frame& frame : frames) {
     if (frame.length == 0) [[unlikely]] {
@@ -96,10 +97,9 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
 }
 
 Delivery Switch::forward(SwitchPort& from, const Frame& frame) {
-  const std::uint32_t now = seconds_now();
-  if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now);
+  if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now_);
   if (frame.ethernet.destination.is_multicast()) return flood(&from, frame);
-  void* const known = table_.find(frame.ethernet.destination, now);
+  void* const known = table_.find(frame.ethernet.destination, now_);
   if (known == nullptr) return flood(&from, frame);
   // A frame to an address on its own port has arrived already.
   if (known == &from) return Delivery::done;

@@ -43,6 +43,7 @@ class Switch final : public Task {
   std::string name_;
   std::vector<SwitchPort*> ports_;
   MacTable table_;
+  std::uint32_t now_ = 0;  // seconds of a steady clock, read once a batch
   Resolver resolver_;
   std::vector<std::byte> linear_;  // a frame copied whole, for the slow path
 };

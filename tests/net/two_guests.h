@@ -1,8 +1,6 @@
 // Two guests on one switch, each port with two software NICs between which its queues can move.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,8 +30,8 @@ inline std::unique_ptr<port::Port> make_nic_port(Loop& loop, const std::shared_p
 /// Members in the order in which they depend on each other.
 struct TwoGuests {
   explicit TwoGuests(const FakeGuestConfig& config_a, const FakeGuestConfig& config_b,
-                     Polling polling = Polling::adaptive)
-      : worker(value_or_die(Worker::start({.name = "test", .polling = polling, .cpu = std::nullopt}))),
+                     Polling polling = Polling::adaptive, std::optional<unsigned> cpu = std::nullopt)
+      : worker(value_or_die(Worker::start({.name = "test", .polling = polling, .cpu = cpu}))),
         bridge(*worker, "sw0"),
         port_a(make_nic_port(loop, bridge.add_port("a"), kMacA, config_a.queue_pairs)),
         port_b(make_nic_port(loop, bridge.add_port("b"), kMacB, config_b.queue_pairs)),

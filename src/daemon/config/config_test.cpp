@@ -115,10 +115,11 @@ TEST(Config, PortDefaults) {
 TEST(Config, ConnectionsOfEveryKind) {
   using Kind = Connection::Kind;
   const std::pair<std::string_view, Connection> cases[] = {
-      {"tap:tap0", {Kind::tap, "tap0"}},
-      {"reflect", {Kind::reflect, ""}},
-      {"sink", {Kind::sink, ""}},
-      {"source", {Kind::source, ""}},
+      {"tap:tap0", {.kind = Kind::tap, .name = "tap0"}},
+      {"reflect", {.kind = Kind::reflect, .name = ""}},
+      {"sink", {.kind = Kind::sink, .name = ""}},
+      {"source", {.kind = Kind::source, .name = ""}},
+      {"source:512", {.kind = Kind::source, .name = "", .frame_bytes = 512}},
   };
   for (const auto& [text, connection] : cases) {
     EXPECT_EQ(parsed(port_with("", text)).ports.at(0).connection, connection) << text;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <bit>
 #include <filesystem>
 
@@ -13,12 +14,21 @@ namespace {
 constexpr Choice<Role> kRoles[] = {{"server", Role::server}, {"client", Role::client}};
 constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net}};
 constexpr std::string_view kConnectionRule =
-    "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\" or \"source\"";
+    "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\", \"source\" or "
+    "\"source:BYTES\" with frames of 60 to 1514 bytes";
 
 /// True for a name that the kernel accepts for an interface.
 bool is_interface(std::string_view name) {
   constexpr std::size_t kLongest = 15;  // IFNAMSIZ - 1
   return is_name(name) && name.size() <= kLongest;
+}
+
+/// The number of bytes in "source:BYTES".
+std::optional<std::uint32_t> frame_size(std::string_view text) {
+  std::uint32_t bytes = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+  if (error != std::errc() || end != text.data() + text.size() || bytes < 60 || bytes > 1514) return std::nullopt;
+  return bytes;
 }
 
 Result<Connection> read_connection(const Section& section, const Config& config) {
@@ -29,14 +39,17 @@ Result<Connection> read_connection(const Section& section, const Config& config)
   const std::string_view kind = view.substr(0, colon);
   const std::string name(colon == std::string_view::npos ? "" : view.substr(colon + 1));
   if (colon == std::string_view::npos) {
-    if (kind == "reflect") return Connection{Kind::reflect, {}};
-    if (kind == "sink") return Connection{Kind::sink, {}};
-    if (kind == "source") return Connection{Kind::source, {}};
+    if (kind == "reflect") return Connection{.kind = Kind::reflect, .name = {}};
+    if (kind == "sink") return Connection{.kind = Kind::sink, .name = {}};
+    if (kind == "source") return Connection{.kind = Kind::source, .name = {}};
   }
-  if (kind == "tap" && is_interface(name)) return Connection{Kind::tap, name};
+  if (const auto bytes = frame_size(name); kind == "source" && bytes) {
+    return Connection{.kind = Kind::source, .name = {}, .frame_bytes = *bytes};
+  }
+  if (kind == "tap" && is_interface(name)) return Connection{.kind = Kind::tap, .name = name};
   if (kind == "tap") return section.bad("connection", "\"tap:\" and an interface name of 1 to 15 characters");
   if (kind == "switch" && std::ranges::find(config.switches, name, &SwitchConfig::name) != config.switches.end()) {
-    return Connection{Kind::to_switch, name};
+    return Connection{.kind = Kind::to_switch, .name = name};
   }
   return section.bad("connection", kConnectionRule);
 }

@@ -33,10 +33,10 @@ class Port:
     devices: tuple = ("soft",)
 
 
-def render_config(control, ports, polling="adaptive"):
-    """The text of a configuration file: one worker, one switch, and the ports."""
+def render_config(control, ports, polling="adaptive", cpu=None):
+    """The text of a configuration file: one worker (on one processor if `cpu` says which), one switch, and the ports."""
     sections = [("[daemon]", {"control": str(control)}),
-                ("[[worker]]", {"name": WORKER, "polling": polling}),
+                ("[[worker]]", {"name": WORKER, "polling": polling, **({} if cpu is None else {"cpu": cpu})}),
                 ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
     for port in ports:
         sections.append(("[[port]]", {
@@ -51,10 +51,10 @@ def render_config(control, ports, polling="adaptive"):
 class Causewayd:
     """One daemon, with its files in `folder`."""
 
-    def __init__(self, folder, ports=(), polling="adaptive"):
+    def __init__(self, folder, ports=(), polling="adaptive", cpu=None):
         self.control = Path(folder) / "control.sock"
         self.config = Path(folder) / "causewayd.toml"
-        self.config.write_text(render_config(self.control, ports, polling))
+        self.config.write_text(render_config(self.control, ports, polling, cpu))
         self.program = Program("causewayd", [program_folder() / "causewayd", "--config", self.config],
                                Path(folder) / "causewayd.log")
 
