@@ -1,7 +1,10 @@
 // VM to VM through the switch, against a plain copy of the same bytes: how near the one copy comes to its limit.
 // Two guests' driver sides run in this thread on processor 0, the switch's worker on processor 1. Pairs alternate.
 
+#include "net/two_guests.h"
+
 #include <fmt/format.h>
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -10,8 +13,6 @@
 #include <chrono>
 #include <cstring>
 #include <vector>
-
-#include "net/two_guests.h"
 
 namespace {
 
@@ -76,7 +77,8 @@ double median(std::vector<double> values) {
 }
 
 void compare(std::uint32_t bytes) {
-  TwoGuests net({.features = {}, .buffer_size = kSlotBytes}, {.features = {}, .buffer_size = kSlotBytes}, Polling::poll, 1);
+  TwoGuests net({.features = {}, .buffer_size = kSlotBytes}, {.features = {}, .buffer_size = kSlotBytes}, Polling::poll,
+                1);
   net.a->fill_transmit_buffers(0, make_frame(bytes));
   std::vector<double> switched;
   std::vector<double> copied;
@@ -93,8 +95,8 @@ void compare(std::uint32_t bytes) {
     ratios.push_back(switched.back() / copied.back());
   }
   const auto [low, high] = std::ranges::minmax(ratios);
-  fmt::print("{:>6} B   {:>7.2f} Mpps   {:>7.2f} M/s   {:.3f} ({:.3f} to {:.3f})   {:>5.0f}\n", bytes, median(switched) / 1e6,
-             median(copied) / 1e6, median(ratios), low, high,
+  fmt::print("{:>6} B   {:>7.2f} Mpps   {:>7.2f} M/s   {:.3f} ({:.3f} to {:.3f})   {:>5.0f}\n", bytes,
+             median(switched) / 1e6, median(copied) / 1e6, median(ratios), low, high,
              static_cast<double>(cycles) / static_cast<double>(std::max<std::uint64_t>(items, 1)));
 }
 

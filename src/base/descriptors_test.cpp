@@ -1,14 +1,15 @@
 // Owned descriptors, eventfds, sockets that carry descriptors.
 
+#include "base/event_fd.h"
+#include "base/unix_socket.h"
+
 #include <gtest/gtest.h>
+
 #include <sys/resource.h>
 
 #include <array>
 #include <filesystem>
 #include <fstream>
-
-#include "base/event_fd.h"
-#include "base/unix_socket.h"
 
 namespace causeway {
 namespace {
@@ -76,7 +77,9 @@ TEST(UnixSocket, CarriesDescriptorsWithTheFirstByte) {
 TEST(UnixSocket, TellsTheEndFromNothingToRead) {
   auto pair = UnixSocket::make_pair();
   ASSERT_TRUE(pair);
-  { const UnixSocket gone = std::move(pair->first); }
+  {
+    const UnixSocket gone = std::move(pair->first);
+  }
   std::array<std::byte, 8> buffer{};
   const auto received = pair->second.receive(buffer);
   ASSERT_TRUE(received);
@@ -119,7 +122,9 @@ TEST(UnixListener, ReplacesASocketThatNobodyServes) {
 
 TEST(UnixListener, RemovesItsPathAndSparesWhatIsNoSocket) {
   const auto path = scratch_socket();
-  { ASSERT_TRUE(UnixListener::bind(path)); }
+  {
+    ASSERT_TRUE(UnixListener::bind(path));
+  }
   EXPECT_FALSE(std::filesystem::exists(path));
   std::ofstream(path) << "precious";
   const auto refused = UnixListener::bind(path);

@@ -1,5 +1,7 @@
 #include "base/event_fd.h"
 
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -8,8 +10,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-
-#include <fmt/format.h>
 
 namespace causeway {
 namespace {

@@ -1,10 +1,10 @@
 // Eventfds by role. A kick descriptor passed where a call descriptor is due does not compile.
 #pragma once
 
+#include "base/owned_fd.h"
+
 #include <concepts>
 #include <memory>
-
-#include "base/owned_fd.h"
 
 namespace causeway {
 

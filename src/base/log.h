@@ -1,12 +1,12 @@
 // Log lines. One sentence each; the subject (port, queue, message) is named in the text.
 #pragma once
 
+#include <spdlog/spdlog.h>
+
 #include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <string_view>
-
-#include <spdlog/spdlog.h>
 
 namespace causeway::log {
 

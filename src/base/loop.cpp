@@ -24,11 +24,12 @@ struct Watch : Loop::Registration::State, std::enable_shared_from_this<Watch> {
     if (descriptor.is_open()) descriptor.release();
   }
   void arm() {
-    descriptor.async_wait(asio::posix::stream_descriptor::wait_read, [self = shared_from_this()](std::error_code error) {
-      if (error || self->cancelled) return;
-      self->callback();
-      if (!self->cancelled) self->arm();
-    });
+    descriptor.async_wait(asio::posix::stream_descriptor::wait_read,
+                          [self = shared_from_this()](std::error_code error) {
+                            if (error || self->cancelled) return;
+                            self->callback();
+                            if (!self->cancelled) self->arm();
+                          });
   }
   void cancel() override {
     cancelled = true;
@@ -100,9 +101,15 @@ Loop::Registration::~Registration() {
 
 Loop::Loop() : impl_(std::make_unique<Impl>()) {}
 Loop::~Loop() = default;
-void Loop::run() { impl_->context.run(); }
-bool Loop::run_ready() { return impl_->context.poll() > 0; }
-void Loop::stop() { impl_->context.stop(); }
+void Loop::run() {
+  impl_->context.run();
+}
+bool Loop::run_ready() {
+  return impl_->context.poll() > 0;
+}
+void Loop::stop() {
+  impl_->context.stop();
+}
 
 void Loop::post(Callback work) {
   // asio 1.22 wants handlers that can be copied.

@@ -1,6 +1,8 @@
 // The control thread's event loop: descriptors, timers, signals and posted work, on one thread.
 #pragma once
 
+#include "base/owned_fd.h"
+
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -8,8 +10,6 @@
 #include <mutex>
 #include <optional>
 #include <type_traits>
-
-#include "base/owned_fd.h"
 
 namespace causeway {
 
@@ -66,8 +66,8 @@ class Loop {
     return std::move(*result);
   }
 
-  /// Calls `callback` whenever `fd` is readable (or hung up), again and again while it is. `fd` must stay open as long as
-  /// the registration lives.
+  /// Calls `callback` whenever `fd` is readable (or hung up), again and again while it is. `fd` must stay open as long
+  /// as the registration lives.
   [[nodiscard]] Registration watch(const OwnedFd& fd, Callback callback);
   /// Calls `callback` once, after `delay`.
   [[nodiscard]] Registration after(std::chrono::milliseconds delay, Callback callback);

@@ -1,5 +1,7 @@
 #include "base/mapping.h"
 
+#include <fmt/format.h>
+
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -8,8 +10,6 @@
 #include <atomic>
 #include <csignal>
 #include <limits>
-
-#include <fmt/format.h>
 
 namespace causeway {
 namespace {
@@ -75,7 +75,7 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
   if (info->si_code != BUS_ADRERR || !replace_lost(address)) {
     // Not ours: let the fault happen again and end the process as it would have.
-    struct sigaction standard {};
+    struct sigaction standard{};
     standard.sa_handler = SIG_DFL;
     ::sigaction(signal, &standard, nullptr);
   }
@@ -86,7 +86,7 @@ constexpr long kHugetlbfsMagic = 0x958458f6;
 
 /// Pages of hugetlbfs must be mapped whole; all others by the machine's page.
 Result<std::size_t> mapping_granularity(const OwnedFd& file) {
-  struct statfs status {};
+  struct statfs status{};
   if (::fstatfs(file.borrow(), &status) != 0) return fail(system_error("fstatfs"));
   if (status.f_type == kHugetlbfsMagic) return static_cast<std::size_t>(status.f_bsize);
   return page_size();
@@ -103,8 +103,8 @@ Result<std::shared_ptr<const Mapping>> Mapping::map(const OwnedFd& file, std::ui
   CW_TRY(const auto file_size, size_of(file));
   if (size == 0) return fail(Errc::peer_violation, "a mapping of 0 bytes");
   if (offset > file_size || size > file_size - offset) {
-    return fail(Errc::peer_violation, fmt::format("{:#x} bytes at offset {:#x} end behind the end of the file, {:#x}", size,
-                                                  offset, file_size));
+    return fail(Errc::peer_violation, fmt::format("{:#x} bytes at offset {:#x} end behind the end of the file, {:#x}",
+                                                  size, offset, file_size));
   }
   CW_TRY(const auto granularity, mapping_granularity(file));
   const std::uint64_t skip = offset % granularity;
@@ -131,13 +131,15 @@ Mapping::~Mapping() {
   ::munmap(base_, mapped_);
 }
 
-bool Mapping::is_lost() const { return slots[slot_].lost.load(std::memory_order_acquire); }
+bool Mapping::is_lost() const {
+  return slots[slot_].lost.load(std::memory_order_acquire);
+}
 
 Result<void> survive_lost_mappings(std::shared_ptr<const EventFd> on_loss) {
   static std::shared_ptr<const EventFd> kept;  // outlives every signal
   kept = std::move(on_loss);
   loss_event.store(kept->fd().borrow(), std::memory_order_relaxed);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_bus_error;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   ::sigemptyset(&action.sa_mask);

@@ -1,24 +1,25 @@
 // Mappings of memory files, and how we survive a file that shrinks under us.
 #pragma once
 
+#include "base/event_fd.h"
+#include "base/owned_fd.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
-
-#include "base/event_fd.h"
-#include "base/owned_fd.h"
 
 namespace causeway {
 
 /// Size of a page of this machine in bytes.
 std::size_t page_size();
 
-/// A shared, writable mapping of part of a memory file. Unmapped when destroyed. Thread: any (immutable but for `lost`).
+/// A shared, writable mapping of part of a memory file. Unmapped when destroyed. Thread: any (immutable but for
+/// `lost`).
 class Mapping {
  public:
-  /// Maps `size` bytes at `offset` of `file`. Neither need be aligned: the mapping is widened to the file's own page size
-  /// (hugetlbfs included). Refuses an empty range, one that wraps, and one that ends behind the end of the file.
+  /// Maps `size` bytes at `offset` of `file`. Neither need be aligned: the mapping is widened to the file's own page
+  /// size (hugetlbfs included). Refuses an empty range, one that wraps, and one that ends behind the end of the file.
   static Result<std::shared_ptr<const Mapping>> map(const OwnedFd& file, std::uint64_t offset, std::uint64_t size);
 
   Mapping(const Mapping&) = delete;
@@ -42,8 +43,8 @@ class Mapping {
 };
 
 /// Installs the SIGBUS handler that turns a lost Mapping into zeros; `on_loss` is signalled after each loss.
-/// Call once, before any mapping is used, in programs that map memory of others. The process keeps the eventfd for ever:
-/// a signal handler has no other state than the process's.
+/// Call once, before any mapping is used, in programs that map memory of others. The process keeps the eventfd for
+/// ever: a signal handler has no other state than the process's.
 Result<void> survive_lost_mappings(std::shared_ptr<const EventFd> on_loss);
 
 }  // namespace causeway

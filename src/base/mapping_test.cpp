@@ -3,6 +3,7 @@
 #include "base/mapping.h"
 
 #include <gtest/gtest.h>
+
 #include <unistd.h>
 
 namespace causeway {

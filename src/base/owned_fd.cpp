@@ -33,13 +33,13 @@ int OwnedFd::release() && {
 }
 
 Result<FileIdentity> identify(const OwnedFd& fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.borrow(), &status) != 0) return fail(system_error("fstat"));
   return FileIdentity{.device = status.st_dev, .inode = status.st_ino};
 }
 
 Result<std::uint64_t> size_of(const OwnedFd& fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.borrow(), &status) != 0) return fail(system_error("fstat"));
   if (!S_ISREG(status.st_mode)) return fail(Errc::peer_violation, "descriptor is no memory file");
   return static_cast<std::uint64_t>(status.st_size);

@@ -1,13 +1,13 @@
 // Owned file descriptors. A descriptor has exactly one owner and is closed exactly once.
 #pragma once
 
+#include "base/result.h"
+
 #include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
-
-#include "base/result.h"
 
 namespace causeway {
 

@@ -35,7 +35,9 @@ std::string Error::text() const {
   return what + ": " + std::generic_category().message(sys_errno);
 }
 
-Error system_error(std::string what) { return system_error(std::move(what), errno); }
+Error system_error(std::string what) {
+  return system_error(std::move(what), errno);
+}
 
 Error system_error(std::string what, int sys_errno) {
   return Error{.code = Errc::system, .sys_errno = sys_errno, .what = std::move(what)};

@@ -46,19 +46,22 @@ class [[nodiscard]] Result : public std::expected<T, Error> {
 using Failure = std::unexpected<Error>;
 
 /// Makes the value that a function returning Result<T> fails with.
-inline Failure fail(Errc code, std::string what) { return Failure(Error{.code = code, .what = std::move(what)}); }
-inline Failure fail(Error error) { return Failure(std::move(error)); }
+inline Failure fail(Errc code, std::string what) {
+  return Failure(Error{.code = code, .what = std::move(what)});
+}
+inline Failure fail(Error error) {
+  return Failure(std::move(error));
+}
 
 }  // namespace causeway
 
 #define CW_CAT_(a, b) a##b
 #define CW_CAT(a, b) CW_CAT_(a, b)
 /// Declares `decl` with the value of `expr`, or returns its error from the enclosing function.
-#define CW_TRY(decl, expr)                                                                       \
-  auto CW_CAT(cw_result_, __LINE__) = (expr);                                                    \
-  if (!CW_CAT(cw_result_, __LINE__))                                                             \
-    return ::causeway::Failure(std::move(CW_CAT(cw_result_, __LINE__)).error());                 \
+#define CW_TRY(decl, expr)                                                                                        \
+  auto CW_CAT(cw_result_, __LINE__) = (expr);                                                                     \
+  if (!CW_CAT(cw_result_, __LINE__)) return ::causeway::Failure(std::move(CW_CAT(cw_result_, __LINE__)).error()); \
   decl = std::move(*CW_CAT(cw_result_, __LINE__))
 /// Returns the error of `expr`, a Result<void>, from the enclosing function, if it has one.
-#define CW_CHECK(expr)                                                                           \
+#define CW_CHECK(expr) \
   if (auto cw_check_ = (expr); !cw_check_) return ::causeway::Failure(std::move(cw_check_).error())

@@ -1,14 +1,14 @@
 // The control thread's loop and the workers.
 
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/worker.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
 #include <thread>
-
-#include "base/log.h"
-#include "base/loop.h"
-#include "base/worker.h"
 
 namespace causeway {
 namespace {

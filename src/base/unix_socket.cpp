@@ -1,5 +1,7 @@
 #include "base/unix_socket.h"
 
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -10,8 +12,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-
-#include <fmt/format.h>
 
 namespace causeway {
 namespace {
@@ -29,8 +29,8 @@ Result<sockaddr_un> address_of(const std::filesystem::path& path) {
   address.sun_family = AF_UNIX;
   const auto& text = path.native();
   if (text.empty() || text.size() >= sizeof address.sun_path) {
-    return fail(Errc::invalid_value, fmt::format("socket path '{}' must have 1 to {} characters", text,
-                                                 sizeof address.sun_path - 1));
+    return fail(Errc::invalid_value,
+                fmt::format("socket path '{}' must have 1 to {} characters", text, sizeof address.sun_path - 1));
   }
   std::memcpy(static_cast<void*>(address.sun_path), text.data(), text.size());
   return address;

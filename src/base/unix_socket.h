@@ -1,12 +1,12 @@
 // Unix stream sockets that carry descriptors.
 #pragma once
 
+#include "base/owned_fd.h"
+
 #include <cstddef>
 #include <filesystem>
 #include <span>
 #include <vector>
-
-#include "base/owned_fd.h"
 
 namespace causeway {
 
@@ -30,8 +30,8 @@ class UnixSocket {
 
   /// Reads at most `buffer.size()` bytes and the descriptors that came with them; they are owned from here on.
   Result<Received> receive(std::span<std::byte> buffer) const;
-  /// Sends all of `bytes`, with `fds` attached to the first byte. Waits for room at most `kSendPatience`, so that a peer
-  /// that does not read cannot stop us.
+  /// Sends all of `bytes`, with `fds` attached to the first byte. Waits for room at most `kSendPatience`, so that a
+  /// peer that does not read cannot stop us.
   Result<void> send(std::span<const std::byte> bytes, std::span<const OwnedFd* const> fds = {}) const;
   const OwnedFd& fd() const { return fd_; }
 

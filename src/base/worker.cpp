@@ -1,5 +1,10 @@
 #include "base/worker.h"
 
+#include "base/cycles.h"
+#include "base/log.h"
+
+#include <fmt/format.h>
+
 #include <pthread.h>
 #include <sched.h>
 #include <sys/epoll.h>
@@ -8,11 +13,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-
-#include <fmt/format.h>
-
-#include "base/cycles.h"
-#include "base/log.h"
 
 namespace causeway {
 namespace {
@@ -59,8 +59,12 @@ void Worker::run(std::move_only_function<void()> change) {
   mail_done_.wait(lock, [&] { return mail_handled_ >= ticket; });
 }
 
-void Worker::add(Task& task) { tasks_.push_back(&task); }
-void Worker::remove(Task& task) { std::erase(tasks_, &task); }
+void Worker::add(Task& task) {
+  tasks_.push_back(&task);
+}
+void Worker::remove(Task& task) {
+  std::erase(tasks_, &task);
+}
 
 Result<void> Worker::watch(const OwnedFd& fd, bool drain) {
   epoll_event event{};
@@ -72,9 +76,15 @@ Result<void> Worker::watch(const OwnedFd& fd, bool drain) {
   return {};
 }
 
-Result<void> Worker::watch_event(const OwnedFd& fd) { return watch(fd, true); }
-Result<void> Worker::watch_level(const OwnedFd& fd) { return watch(fd, false); }
-void Worker::unwatch(const OwnedFd& fd) { ::epoll_ctl(epoll_.borrow(), EPOLL_CTL_DEL, fd.borrow(), nullptr); }
+Result<void> Worker::watch_event(const OwnedFd& fd) {
+  return watch(fd, true);
+}
+Result<void> Worker::watch_level(const OwnedFd& fd) {
+  return watch(fd, false);
+}
+void Worker::unwatch(const OwnedFd& fd) {
+  ::epoll_ctl(epoll_.borrow(), EPOLL_CTL_DEL, fd.borrow(), nullptr);
+}
 
 WorkerStats Worker::stats() const {
   return {.items = items_.load(std::memory_order_relaxed),

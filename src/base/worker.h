@@ -1,6 +1,8 @@
 // Worker threads: each runs its tasks to completion, in a loop, and shares nothing with the others.
 #pragma once
 
+#include "base/event_fd.h"
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -12,8 +14,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include "base/event_fd.h"
 
 namespace causeway {
 

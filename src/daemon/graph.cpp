@@ -102,7 +102,7 @@ Result<std::shared_ptr<net::Link>> Graph::make_link(const config::PortConfig& co
     return std::shared_ptr<net::Link>((*found)->add_port(config.name));
   }
   return std::make_shared<net::Reflector>(worker(config.worker), config.name, reflection_of(connection.kind),
-                                            connection.frame_bytes);
+                                          connection.frame_bytes);
 }
 
 Result<std::unique_ptr<port::Port>> Graph::make_port(const config::PortConfig& config) {

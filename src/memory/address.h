@@ -1,11 +1,11 @@
 // Addresses of the four kinds that meet in a back-end. They do not convert into each other by accident.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <compare>
 #include <cstdint>
 #include <optional>
-
-#include <fmt/format.h>
 
 namespace causeway::memory {
 
@@ -27,12 +27,15 @@ class Address {
   std::uint64_t value_ = 0;
 };
 
-using Gpa = Address<struct GpaTag>;                ///< guest-physical
-using Iova = Address<struct IovaTag>;              ///< what the driver writes into descriptors, as the device sees it
-using FrontendVa = Address<struct FrontendVaTag>;  ///< the front-end's own mapping of guest memory ("userspace address")
+using Gpa = Address<struct GpaTag>;    ///< guest-physical
+using Iova = Address<struct IovaTag>;  ///< what the driver writes into descriptors, as the device sees it
+using FrontendVa =
+    Address<struct FrontendVaTag>;  ///< the front-end's own mapping of guest memory ("userspace address")
 
 /// Without an IOMMU before the device, an IOVA is the guest-physical address.
-constexpr Iova untranslated(Gpa gpa) { return Iova(gpa.value()); }
+constexpr Iova untranslated(Gpa gpa) {
+  return Iova(gpa.value());
+}
 
 }  // namespace causeway::memory
 

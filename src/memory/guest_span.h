@@ -30,19 +30,22 @@ concept WireType = std::is_trivially_copyable_v<T> && std::has_unique_object_rep
 #endif
 #endif
 #if defined(CW_TSAN)
-__attribute__((no_sanitize("thread"), noinline)) inline void racing_copy(void* to, const void* from,
-                                                                         std::size_t size) {
+__attribute__((no_sanitize("thread"), noinline)) inline void racing_copy(void* to, const void* from, std::size_t size) {
   auto* target = static_cast<volatile unsigned char*>(to);
   const auto* source = static_cast<const volatile unsigned char*>(from);
   for (std::size_t i = 0; i < size; ++i) target[i] = source[i];
 }
 #else
-inline void racing_copy(void* to, const void* from, std::size_t size) { std::memcpy(to, from, size); }
+inline void racing_copy(void* to, const void* from, std::size_t size) {
+  std::memcpy(to, from, size);
+}
 #endif
 #undef CW_TSAN
 
 /// Orders all earlier stores before all later loads, which release and acquire do not. Each use names its partner.
-inline void full_fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+inline void full_fence() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
 
 /// A range of guest memory. Offsets and sizes are bytes, and must lie inside: whoever made the span has checked the
 /// guest's numbers. Value type. Thread: any.

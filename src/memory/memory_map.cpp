@@ -1,8 +1,8 @@
 #include "memory/memory_map.h"
 
-#include <limits>
-
 #include <fmt/format.h>
+
+#include <limits>
 
 namespace causeway::memory {
 namespace {
@@ -18,7 +18,13 @@ bool overlap(std::uint64_t a, std::uint64_t a_size, std::uint64_t b, std::uint64
 }  // namespace
 
 Result<Region> Region::map(Iova iova, FrontendVa frontend_va, std::uint64_t size, OwnedFd file, std::uint64_t offset) {
-  Region region{.iova = iova, .frontend_va = frontend_va, .size = size, .offset = offset, .identity = {}, .file = {}, .mapping = {}};
+  Region region{.iova = iova,
+                .frontend_va = frontend_va,
+                .size = size,
+                .offset = offset,
+                .identity = {},
+                .file = {},
+                .mapping = {}};
   if (size == 0) return fail(Errc::peer_violation, fmt::format("memory region {} is empty", region.text()));
   if (wraps(iova.value(), size) || wraps(frontend_va.value(), size)) {
     return fail(Errc::peer_violation, fmt::format("memory region {} wraps", region.text()));
@@ -62,7 +68,8 @@ Result<std::shared_ptr<const MemoryMap>> MemoryMap::make(std::vector<Region> reg
   std::ranges::sort(regions, {}, &Region::frontend_va);
   for (std::size_t i = 1; i < regions.size(); ++i) {
     const auto &low = regions[i - 1], &high = regions[i];
-    if (overlap(low.frontend_va.value(), low.size, high.frontend_va.value(), high.size)) return refuse_overlap(low, high);
+    if (overlap(low.frontend_va.value(), low.size, high.frontend_va.value(), high.size))
+      return refuse_overlap(low, high);
   }
   std::ranges::sort(regions, {}, &Region::iova);
   for (std::size_t i = 1; i < regions.size(); ++i) {

@@ -1,6 +1,12 @@
 // The memory a device may use: regions, and the translation of the driver's addresses.
 #pragma once
 
+#include "base/mapping.h"
+#include "base/owned_fd.h"
+#include "base/result.h"
+#include "memory/address.h"
+#include "memory/guest_span.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -8,12 +14,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/mapping.h"
-#include "base/owned_fd.h"
-#include "base/result.h"
-#include "memory/address.h"
-#include "memory/guest_span.h"
 
 namespace causeway::memory {
 

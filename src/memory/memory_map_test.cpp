@@ -1,7 +1,6 @@
 #include "memory/memory_map.h"
 
 #include <gtest/gtest.h>
-
 #include <rapidcheck/gtest.h>
 
 #include "support/guest_memory.h"

@@ -1,11 +1,11 @@
 // Counters of one queue: written by its worker alone, read by the control thread.
 #pragma once
 
+#include "vdpa/device.h"
+
 #include <atomic>
 #include <cstdint>
 #include <vector>
-
-#include "vdpa/device.h"
 
 namespace causeway::net {
 
@@ -23,14 +23,14 @@ class Counter {
 
 /// What happened on a queue. It outlives the running queue, so that counts go on over stop and rebind.
 struct alignas(64) QueueCounters {
-  Counter packets;              ///< moved
-  Counter bytes;                ///< moved, Ethernet header included
-  Counter calls;                ///< notifications sent to the driver
-  Counter dropped_no_buffer;    ///< the receiver had no buffer
-  Counter dropped_too_long;     ///< the frame did not fit into what the receiver offered
-  Counter dropped_bad_frame;    ///< shorter than an Ethernet header, longer than 64 KiB, or a header that contradicts it
-  Counter dropped_filtered;     ///< not for this receiver, or to nobody
-  Counter dropped_disabled;     ///< the queue, or the receiver, is disabled
+  Counter packets;            ///< moved
+  Counter bytes;              ///< moved, Ethernet header included
+  Counter calls;              ///< notifications sent to the driver
+  Counter dropped_no_buffer;  ///< the receiver had no buffer
+  Counter dropped_too_long;   ///< the frame did not fit into what the receiver offered
+  Counter dropped_bad_frame;  ///< shorter than an Ethernet header, longer than 64 KiB, or a header that contradicts it
+  Counter dropped_filtered;   ///< not for this receiver, or to nobody
+  Counter dropped_disabled;   ///< the queue, or the receiver, is disabled
 
   std::vector<vdpa::Counter> report() const {
     return {{"packets", packets.value()},

@@ -1,8 +1,8 @@
 #include "net/ethernet.h"
 
-#include <charconv>
-
 #include <fmt/format.h>
+
+#include <charconv>
 
 namespace causeway::net {
 

@@ -1,8 +1,8 @@
 #include "net/flow_hash.h"
 
-#include <cstring>
-
 #include "net/ethernet.h"
+
+#include <cstring>
 
 namespace causeway::net {
 namespace {
@@ -14,7 +14,8 @@ constexpr std::uint16_t kEtherTypeServiceVlan = 0x88a8;
 constexpr std::uint16_t kFragmentBits = 0x3fff;
 
 std::uint16_t be16(std::span<const std::byte> bytes, std::size_t at) {
-  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 | std::to_integer<unsigned>(bytes[at + 1]));
+  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 |
+                                    std::to_integer<unsigned>(bytes[at + 1]));
 }
 
 std::uint64_t mix(std::uint64_t value) {
@@ -26,7 +27,8 @@ std::uint64_t mix(std::uint64_t value) {
 /// Hash of `size` bytes; the sum of two such hashes does not depend on which came first.
 std::uint64_t part(std::span<const std::byte> bytes, std::size_t at, std::size_t size) {
   std::uint64_t value = size;
-  for (std::size_t i = 0; i < size; ++i) value = mix(value << 8 ^ value >> 56 ^ std::to_integer<std::uint64_t>(bytes[at + i]));
+  for (std::size_t i = 0; i < size; ++i)
+    value = mix(value << 8 ^ value >> 56 ^ std::to_integer<std::uint64_t>(bytes[at + i]));
   return value;
 }
 

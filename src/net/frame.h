@@ -1,28 +1,29 @@
 // A frame on its way: still lying in its sender's buffers.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-
 #include "memory/guest_span.h"
 #include "net/ethernet.h"
 #include "virtio/feature.h"
 #include "virtio/net.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 namespace causeway::net {
 
-/// Largest frame with its offloads unresolved, Ethernet header included: 64 KiB of IP behind an Ethernet header with VLAN.
+/// Largest frame with its offloads unresolved, Ethernet header included: 64 KiB of IP behind an Ethernet header with
+/// VLAN.
 inline constexpr std::uint32_t kMaxFrame = 65536 + 18;
 
 /// One frame. Header and start are our own copies, read once; the payload is read when it is copied to its receiver.
 /// Valid until the batch it came from is completed.
 struct Frame {
-  virtio::NetHeader header;                      ///< offloads asked for, checked against the frame
-  EthernetHeader ethernet;                       ///< our copy of the first bytes
-  std::uint32_t length = 0;                      ///< bytes of the frame, Ethernet header included, virtio header not
-  std::span<const memory::GuestSpan> segments;   ///< the frame's bytes behind `skip`
-  std::uint32_t skip = 0;                        ///< bytes of the first segment that are not the frame's
+  virtio::NetHeader header;                     ///< offloads asked for, checked against the frame
+  EthernetHeader ethernet;                      ///< our copy of the first bytes
+  std::uint32_t length = 0;                     ///< bytes of the frame, Ethernet header included, virtio header not
+  std::span<const memory::GuestSpan> segments;  ///< the frame's bytes behind `skip`
+  std::uint32_t skip = 0;                       ///< bytes of the first segment that are not the frame's
 };
 
 }  // namespace causeway::net

@@ -1,8 +1,8 @@
 #include "net/link.h"
 
-#include <algorithm>
-
 #include "net/flow_hash.h"
+
+#include <algorithm>
 
 namespace causeway::net {
 namespace {
@@ -52,7 +52,9 @@ void Link::detach_receive(std::uint16_t pair) {
   receivers_changed();
 }
 
-void Link::enable_transmit(std::uint16_t pair, bool enabled) { pairs_[pair].transmit_enabled = enabled; }
+void Link::enable_transmit(std::uint16_t pair, bool enabled) {
+  pairs_[pair].transmit_enabled = enabled;
+}
 
 void Link::enable_receive(std::uint16_t pair, bool enabled) {
   pairs_[pair].receive_enabled = enabled;
@@ -82,10 +84,12 @@ ReceiveQueue* Link::receiver_for(const Frame& frame, bool& wait) {
   if (receivers_.size() > 1) {
     const std::uint32_t hash = hash_of(frame);
     const std::uint16_t steered = steering_[hash % steering_.size()];
-    choice = std::ranges::find(receivers_, steered) != receivers_.end() ? steered : receivers_[hash % receivers_.size()];
+    choice =
+        std::ranges::find(receivers_, steered) != receivers_.end() ? steered : receivers_[hash % receivers_.size()];
   }
   Pair& pair = pairs_[choice];
-  if (pair.receive != nullptr) [[likely]] return pair.receive;
+  if (pair.receive != nullptr) [[likely]]
+    return pair.receive;
   if (std::chrono::steady_clock::now() - *pair.awaited_since < kPatience) {
     wait = true;
     return nullptr;

@@ -1,6 +1,12 @@
-// What a port's NICs are connected to. All software NICs of one port share one link, so that a queue can be moved between
-// them while traffic goes on.
+// What a port's NICs are connected to. All software NICs of one port share one link, so that a queue can be moved
+// between them while traffic goes on.
 #pragma once
+
+#include "base/worker.h"
+#include "net/frame.h"
+#include "net/receive_filter.h"
+#include "net/receive_queue.h"
+#include "net/transmit_queue.h"
 
 #include <array>
 #include <chrono>
@@ -11,12 +17,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/worker.h"
-#include "net/frame.h"
-#include "net/receive_filter.h"
-#include "net/receive_queue.h"
-#include "net/transmit_queue.h"
 
 namespace causeway::net {
 
@@ -30,9 +30,9 @@ enum class Delivery : std::uint8_t {
 
 /// The port's end of a connection: its queue pairs, and who may receive. Subclasses move the frames.
 ///
-/// Invariants: (1) everything but construction and `worker()` happens on the worker's thread; (2) a queue that was stopped
-/// while enabled is awaited for at most `kPatience`, and then treated as absent; (3) queues are the NIC's, and are detached
-/// before they are destroyed.
+/// Invariants: (1) everything but construction and `worker()` happens on the worker's thread; (2) a queue that was
+/// stopped while enabled is awaited for at most `kPatience`, and then treated as absent; (3) queues are the NIC's, and
+/// are detached before they are destroyed.
 class Link {
  public:
   /// How long frames wait for a receive queue that is being moved.
@@ -96,7 +96,7 @@ class Link {
   Worker& worker_;
   std::string name_;
   std::array<Pair, kMaxQueuePairs> pairs_;
-  std::uint16_t pair_count_ = 0;  // pairs to look at: one more than the highest in use
+  std::uint16_t pair_count_ = 0;          // pairs to look at: one more than the highest in use
   std::vector<std::uint16_t> receivers_;  // enabled receive queues, running or awaited
   std::array<std::uint8_t, 256> steering_{};
   ReceiveFilter filter_;

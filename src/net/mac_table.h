@@ -1,12 +1,12 @@
 // Which port of a switch an address was last seen on.
 #pragma once
 
+#include "net/ethernet.h"
+
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <vector>
-
-#include "net/ethernet.h"
 
 namespace causeway::net {
 

@@ -1,11 +1,11 @@
 #include "net/nic.h"
 
-#include <algorithm>
-#include <cstring>
+#include "base/log.h"
 
 #include <fmt/format.h>
 
-#include "base/log.h"
+#include <algorithm>
+#include <cstring>
 
 namespace causeway::net {
 namespace {
@@ -17,19 +17,24 @@ using virtio::NetFeature;
 /// Largest MAC-level payload an Ethernet MTU field can name.
 constexpr std::uint16_t kLeastMtu = 68;
 
-constexpr bool transmits(QueueIndex queue) { return number(queue) % 2 == 1; }
-constexpr std::uint16_t pair_of(QueueIndex queue) { return static_cast<std::uint16_t>(number(queue) / 2); }
+constexpr bool transmits(QueueIndex queue) {
+  return number(queue) % 2 == 1;
+}
+constexpr std::uint16_t pair_of(QueueIndex queue) {
+  return static_cast<std::uint16_t>(number(queue) / 2);
+}
 
 }  // namespace
 
 FeatureSet nic_features(const NicConfig& config) {
-  FeatureSet features{NetFeature::csum,       NetFeature::guest_csum, NetFeature::mac,           NetFeature::guest_tso4,
-                      NetFeature::guest_tso6, NetFeature::guest_ecn,  NetFeature::host_tso4,     NetFeature::host_tso6,
-                      NetFeature::host_ecn,   NetFeature::mrg_rxbuf,  NetFeature::status,        NetFeature::ctrl_vq,
-                      NetFeature::ctrl_rx,    NetFeature::ctrl_vlan,  NetFeature::ctrl_rx_extra, NetFeature::guest_announce,
-                      NetFeature::ctrl_mac_addr, NetFeature::guest_uso4, NetFeature::guest_uso6, NetFeature::host_uso};
-  features = features | FeatureSet{virtio::Feature::version_1, virtio::Feature::any_layout, virtio::Feature::indirect_desc,
-                                   virtio::Feature::event_idx};
+  FeatureSet features{
+      NetFeature::csum,          NetFeature::guest_csum, NetFeature::mac,           NetFeature::guest_tso4,
+      NetFeature::guest_tso6,    NetFeature::guest_ecn,  NetFeature::host_tso4,     NetFeature::host_tso6,
+      NetFeature::host_ecn,      NetFeature::mrg_rxbuf,  NetFeature::status,        NetFeature::ctrl_vq,
+      NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,  NetFeature::ctrl_rx_extra, NetFeature::guest_announce,
+      NetFeature::ctrl_mac_addr, NetFeature::guest_uso4, NetFeature::guest_uso6,    NetFeature::host_uso};
+  features = features | FeatureSet{virtio::Feature::version_1, virtio::Feature::any_layout,
+                                   virtio::Feature::indirect_desc, virtio::Feature::event_idx};
   if (config.queue_pairs > 1) features = features.with(NetFeature::mq);
   if (config.mtu) features = features.with(NetFeature::mtu);
   return features;
@@ -37,14 +42,16 @@ FeatureSet nic_features(const NicConfig& config) {
 
 Result<std::unique_ptr<Nic>> Nic::make(Loop& loop, NicConfig config, std::shared_ptr<Link> link) {
   if (config.queue_pairs == 0 || config.queue_pairs > kMaxQueuePairs) {
-    return fail(Errc::invalid_value,
-                fmt::format("NIC {}: {} queue pairs; expected 1 to {}", config.name, config.queue_pairs, kMaxQueuePairs));
+    return fail(Errc::invalid_value, fmt::format("NIC {}: {} queue pairs; expected 1 to {}", config.name,
+                                                 config.queue_pairs, kMaxQueuePairs));
   }
   if (config.mac.is_multicast() || config.mac.is_zero()) {
-    return fail(Errc::invalid_value, fmt::format("NIC {}: {} is no unicast MAC address", config.name, config.mac.text()));
+    return fail(Errc::invalid_value,
+                fmt::format("NIC {}: {} is no unicast MAC address", config.name, config.mac.text()));
   }
   if (config.mtu && *config.mtu < kLeastMtu) {
-    return fail(Errc::invalid_value, fmt::format("NIC {}: an MTU of {} is below {}", config.name, *config.mtu, kLeastMtu));
+    return fail(Errc::invalid_value,
+                fmt::format("NIC {}: an MTU of {} is below {}", config.name, *config.mtu, kLeastMtu));
   }
   return std::unique_ptr<Nic>(new Nic(loop, std::move(config), std::move(link)));
 }
@@ -104,14 +111,16 @@ Result<void> Nic::read_config(std::uint32_t offset, std::span<std::byte> to) con
   space.mtu = config_.mtu.value_or(0);
   const auto bytes = std::as_bytes(std::span(&space, 1));
   if (offset > bytes.size() || to.size() > bytes.size() - offset) {
-    return fail(Errc::peer_violation, fmt::format("configuration bytes {} to {} of {}", offset, offset + to.size(), bytes.size()));
+    return fail(Errc::peer_violation,
+                fmt::format("configuration bytes {} to {} of {}", offset, offset + to.size(), bytes.size()));
   }
   std::ranges::copy(bytes.subspan(offset, to.size()), to.begin());
   return {};
 }
 
 Result<void> Nic::write_config(std::uint32_t /*offset*/, std::span<const std::byte> /*from*/) {
-  return fail(Errc::not_supported, "a network device's configuration space cannot be written (virtio 1.3 section 5.1.4)");
+  return fail(Errc::not_supported,
+              "a network device's configuration space cannot be written (virtio 1.3 section 5.1.4)");
 }
 
 Result<void> Nic::map(std::span<const memory::Region> regions) {
@@ -212,7 +221,8 @@ Result<void> Nic::enable_queue(QueueIndex queue, bool enabled) {
 
 Result<void> Nic::set_call(QueueIndex queue, std::optional<CallFd> call) {
   CW_TRY(Running * slot, running(queue));
-  if (!slot->is_set()) return fail(Errc::invalid_value, fmt::format("NIC {}: queue {} does not run", config_.name, number(queue)));
+  if (!slot->is_set())
+    return fail(Errc::invalid_value, fmt::format("NIC {}: queue {} does not run", config_.name, number(queue)));
   link_->worker().run([&] {
     if (slot->transmit) {
       slot->transmit->set_call(std::move(call));
@@ -225,7 +235,8 @@ Result<void> Nic::set_call(QueueIndex queue, std::optional<CallFd> call) {
 
 Result<vdpa::QueueState> Nic::stop_queue(QueueIndex queue) {
   CW_TRY(Running * slot, running(queue));
-  if (!slot->is_set()) return fail(Errc::invalid_value, fmt::format("NIC {}: queue {} does not run", config_.name, number(queue)));
+  if (!slot->is_set())
+    return fail(Errc::invalid_value, fmt::format("NIC {}: queue {} does not run", config_.name, number(queue)));
   vdpa::QueueState state;
   link_->worker().run([&] {
     if (slot->kick) link_->worker().unwatch(slot->kick->fd());
@@ -262,7 +273,8 @@ std::vector<vdpa::Counter> Nic::counters(QueueIndex queue) const {
 }
 
 Result<void> Nic::announce(std::span<const std::byte, 6> mac) {
-  // A reverse ARP request about itself (RFC 903), as hypervisors send after a migration: switches learn where it is now.
+  // A reverse ARP request about itself (RFC 903), as hypervisors send after a migration: switches learn where it is
+  // now.
   std::array<std::byte, 60> frame{};
   const auto put = [&frame](std::size_t at, auto... values) { ((frame[at++] = static_cast<std::byte>(values)), ...); };
   std::ranges::fill_n(frame.begin(), 6, std::byte{0xff});

@@ -2,13 +2,6 @@
 // Spec: virtio 1.3 section 5.1.
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "base/loop.h"
 #include "net/counters.h"
 #include "net/ethernet.h"
@@ -16,13 +9,20 @@
 #include "net/receive_filter.h"
 #include "vdpa/device.h"
 
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
 namespace causeway::net {
 
 struct NicConfig {
   std::string name;
   MacAddress mac;
-  std::uint16_t queue_pairs = 1;      ///< 1 to kMaxQueuePairs
-  std::optional<std::uint16_t> mtu;   ///< announced to the driver when set, 68 to 65535
+  std::uint16_t queue_pairs = 1;     ///< 1 to kMaxQueuePairs
+  std::optional<std::uint16_t> mtu;  ///< announced to the driver when set, 68 to 65535
   std::uint32_t largest_ring = 32768;
 };
 

@@ -1,10 +1,10 @@
 #include "net/offload.h"
 
+#include "net/ethernet.h"
+
 #include <algorithm>
 #include <cstring>
 #include <optional>
-
-#include "net/ethernet.h"
 
 namespace causeway::net {
 namespace {
@@ -29,7 +29,8 @@ constexpr std::uint8_t gso_kind(const NetHeader& header) {
 }
 
 std::uint16_t be16(std::span<const std::byte> bytes, std::size_t at) {
-  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 | std::to_integer<unsigned>(bytes[at + 1]));
+  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 |
+                                    std::to_integer<unsigned>(bytes[at + 1]));
 }
 
 void put_be16(std::span<std::byte> bytes, std::size_t at, std::uint16_t value) {
@@ -49,7 +50,7 @@ void put_be32(std::span<std::byte> bytes, std::size_t at, std::uint32_t value) {
 /// Where the headers of a frame lie. All of them are inside the frame.
 struct Layout {
   bool is_ipv6;
-  std::size_t ip;       ///< of the IP header
+  std::size_t ip;  ///< of the IP header
   std::size_t transport;
   std::size_t payload;
   std::uint8_t protocol;
@@ -69,7 +70,10 @@ std::optional<std::size_t> find_ip(std::span<const std::byte> frame, bool want_i
 /// The sender says where the transport header is (csum_start); what lies before it is checked, not believed.
 std::optional<Layout> find_layout(const NetHeader& header, std::span<const std::byte> frame) {
   const std::uint8_t kind = gso_kind(header);
-  Layout layout{.is_ipv6 = kind == virtio::kGsoTcp6, .ip = 0, .transport = header.csum_start, .payload = 0,
+  Layout layout{.is_ipv6 = kind == virtio::kGsoTcp6,
+                .ip = 0,
+                .transport = header.csum_start,
+                .payload = 0,
                 .protocol = kind == virtio::kGsoUdpL4 ? kUdp : kTcp};
   auto ip = find_ip(frame, layout.is_ipv6);
   if (!ip && kind == virtio::kGsoUdpL4) {
@@ -80,10 +84,10 @@ std::optional<Layout> find_layout(const NetHeader& header, std::span<const std::
   layout.ip = *ip;
   const std::size_t ip_header = layout.is_ipv6 ? 40 : 20;
   const std::size_t transport_header = layout.protocol == kTcp ? kTcpHeader : kUdpHeader;
-  if (layout.transport < layout.ip + ip_header || frame.size() < layout.transport + transport_header) return std::nullopt;
-  const std::size_t length = layout.protocol == kTcp
-                                 ? 4 * (std::to_integer<std::size_t>(frame[layout.transport + 12]) >> 4)
-                                 : kUdpHeader;
+  if (layout.transport < layout.ip + ip_header || frame.size() < layout.transport + transport_header)
+    return std::nullopt;
+  const std::size_t length =
+      layout.protocol == kTcp ? 4 * (std::to_integer<std::size_t>(frame[layout.transport + 12]) >> 4) : kUdpHeader;
   layout.payload = layout.transport + length;
   if (length < transport_header || layout.payload >= frame.size()) return std::nullopt;
   return layout;
@@ -183,13 +187,16 @@ HeaderFault check_offloads(const NetHeader& header, std::uint32_t frame_length, 
   const bool needs_csum = (header.flags & virtio::kNetHeaderNeedsCsum) != 0;
   if (needs_csum) {
     if (!negotiated.has(NetFeature::csum)) return HeaderFault::not_negotiated;
-    if (std::uint32_t{header.csum_start} + header.csum_offset + 2 > frame_length) return HeaderFault::csum_outside_frame;
+    if (std::uint32_t{header.csum_start} + header.csum_offset + 2 > frame_length)
+      return HeaderFault::csum_outside_frame;
   }
   if (header.gso_type == virtio::kGsoNone) return HeaderFault::none;
   const std::uint8_t kind = gso_kind(header);
-  if (kind != virtio::kGsoTcp4 && kind != virtio::kGsoTcp6 && kind != virtio::kGsoUdpL4) return HeaderFault::bad_gso_type;
+  if (kind != virtio::kGsoTcp4 && kind != virtio::kGsoTcp6 && kind != virtio::kGsoUdpL4)
+    return HeaderFault::bad_gso_type;
   if (!sends_gso(kind, negotiated)) return HeaderFault::not_negotiated;
-  if ((header.gso_type & virtio::kGsoEcn) != 0 && !negotiated.has(NetFeature::host_ecn)) return HeaderFault::not_negotiated;
+  if ((header.gso_type & virtio::kGsoEcn) != 0 && !negotiated.has(NetFeature::host_ecn))
+    return HeaderFault::not_negotiated;
   if (header.gso_size == 0) return HeaderFault::gso_without_size;
   return needs_csum ? HeaderFault::none : HeaderFault::gso_without_checksum;
 }

@@ -1,11 +1,11 @@
 // Any header over any bytes, for receivers of every kind: nothing outside the frame is read, and every segment is sane.
 
+#include "net/offload.h"
+
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
-
-#include "net/offload.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -25,8 +25,9 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const virtio::FeatureSet receiver(input.receiver);
   if (!net::needs_resolution(input.header, receiver)) return 0;
   net::Resolver resolver;
-  resolver.resolve(input.header, frame, receiver, [&](const virtio::NetHeader& header, std::span<const std::byte> part) {
-    if (part.size() > length || net::needs_resolution(header, receiver)) std::abort();
-  });
+  resolver.resolve(input.header, frame, receiver,
+                   [&](const virtio::NetHeader& header, std::span<const std::byte> part) {
+                     if (part.size() > length || net::needs_resolution(header, receiver)) std::abort();
+                   });
   return 0;
 }

@@ -1,9 +1,9 @@
 #include "net/receive_filter.h"
 
+#include "virtio/net.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "virtio/net.h"
 
 namespace causeway::net {
 namespace {

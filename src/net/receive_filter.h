@@ -1,15 +1,15 @@
 // What a NIC's driver wants to receive, as it says by the control virtqueue. Spec: virtio 1.3 section 5.1.6.5.
 #pragma once
 
+#include "net/ethernet.h"
+#include "vdpa/device.h"
+#include "virtio/feature.h"
+
 #include <bitset>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
-
-#include "net/ethernet.h"
-#include "vdpa/device.h"
-#include "virtio/feature.h"
 
 namespace causeway::net {
 

@@ -1,9 +1,9 @@
 #include "net/receive_queue.h"
 
+#include "net/transmit_queue.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "net/transmit_queue.h"
 
 namespace causeway::net {
 
@@ -119,7 +119,8 @@ std::size_t ReceiveQueue::reserve(std::uint64_t bytes) {
     counters_->dropped_no_buffer.add(1);
     return 0;
   }
-  if (batch_[next_].writable_bytes >= bytes) [[likely]] return 1;
+  if (batch_[next_].writable_bytes >= bytes) [[likely]]
+    return 1;
   if (!mergeable_) return refuse_length();
   std::uint64_t room = 0;
   bool put_back_once = false;
@@ -184,9 +185,8 @@ bool ReceiveQueue::place(virtio::NetHeader header, const EthernetHeader& etherne
 }
 
 bool ReceiveQueue::deliver(const Frame& frame) {
-  return place(frame.header, frame.ethernet, frame.length, [&](Cursor& cursor) {
-    each_payload(frame, [&](GuestSpan piece) { cursor.copy(piece); });
-  });
+  return place(frame.header, frame.ethernet, frame.length,
+               [&](Cursor& cursor) { each_payload(frame, [&](GuestSpan piece) { cursor.copy(piece); }); });
 }
 
 bool ReceiveQueue::deliver(const virtio::NetHeader& header, std::span<const std::byte> frame) {

@@ -1,18 +1,18 @@
 // The device side of a driver's receive queue: frames into the driver's buffers. Spec: virtio 1.3 section 5.1.6.3-4.
 #pragma once
 
+#include "base/event_fd.h"
+#include "net/counters.h"
+#include "net/frame.h"
+#include "vdpa/device.h"
+#include "virtio/split_device_queue.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
-
-#include "base/event_fd.h"
-#include "net/counters.h"
-#include "net/frame.h"
-#include "vdpa/device.h"
-#include "virtio/split_device_queue.h"
 
 namespace causeway::net {
 
@@ -33,8 +33,8 @@ class ReceiveQueue {
   /// For system calls that write straight into the driver's buffers: room for a virtio header and a frame of up to
   /// `frame_bytes`, as far as the driver has buffers. Empty: none. Valid until `commit`.
   std::span<const iovec> prepare(std::uint32_t frame_bytes);
-  /// `bytes` were written into the prepared buffers, virtio header included (0: nothing). False when they were more than
-  /// the buffers held: the frame is counted and lost.
+  /// `bytes` were written into the prepared buffers, virtio header included (0: nothing). False when they were more
+  /// than the buffers held: the frame is counted and lost.
   bool commit(std::size_t bytes);
 
   /// Makes what was delivered visible and calls the driver if it wants that.
@@ -71,12 +71,12 @@ class ReceiveQueue {
   std::uint32_t header_size_;
   bool mergeable_;
   QueueCounters* counters_;
-  virtio::ChainBatch batch_;       // buffers taken ahead
-  std::size_t next_ = 0;           // the first of them not yet filled
-  std::size_t reserved_ = 0;       // chains that `prepare` has handed out
-  std::uint64_t room_ = 0;         // bytes in those
+  virtio::ChainBatch batch_;  // buffers taken ahead
+  std::size_t next_ = 0;      // the first of them not yet filled
+  std::size_t reserved_ = 0;  // chains that `prepare` has handed out
+  std::uint64_t room_ = 0;    // bytes in those
   std::vector<iovec> iovecs_;
-  std::uint64_t packets_ = 0;      // delivered since the last flush
+  std::uint64_t packets_ = 0;  // delivered since the last flush
   std::uint64_t bytes_ = 0;
 };
 

@@ -1,10 +1,10 @@
 #include "net/reflector.h"
 
+#include "net/offload.h"
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
-
-#include "net/offload.h"
 
 namespace causeway::net {
 namespace {
@@ -21,7 +21,10 @@ std::vector<std::byte> make_pattern(std::uint32_t size) {
 }  // namespace
 
 Reflector::Reflector(Worker& worker, std::string name, Reflection reflection, std::uint32_t frame_bytes)
-    : Link(worker, std::move(name)), reflection_(reflection), pattern_(make_pattern(frame_bytes)), swallowed_(kMaxFrame) {
+    : Link(worker, std::move(name)),
+      reflection_(reflection),
+      pattern_(make_pattern(frame_bytes)),
+      swallowed_(kMaxFrame) {
   worker.run([this] { Link::worker().add(*this); });
 }
 
@@ -49,7 +52,8 @@ std::uint32_t Reflector::poll() {
     fault = fault || (pair.transmit != nullptr && pair.transmit->fault() != virtio::RingFault::none) ||
             (pair.receive != nullptr && pair.receive->fault() != virtio::RingFault::none);
   }
-  if (fault) [[unlikely]] report_faults();
+  if (fault) [[unlikely]]
+    report_faults();
   return moved;
 }
 

@@ -1,12 +1,12 @@
 // Connections for benchmarks: a port that answers itself, swallows everything, or sends without end.
 #pragma once
 
+#include "net/link.h"
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "net/link.h"
 
 namespace causeway::net {
 

@@ -56,7 +56,9 @@ Switch::~Switch() {
   worker_.run([this] { worker_.remove(*this); });
 }
 
-std::unique_ptr<Link> Switch::add_port(std::string name) { return std::make_unique<SwitchPort>(*this, std::move(name)); }
+std::unique_ptr<Link> Switch::add_port(std::string name) {
+  return std::make_unique<SwitchPort>(*this, std::move(name));
+}
 
 std::uint32_t Switch::poll() {
   std::uint32_t moved = 0;
@@ -70,7 +72,8 @@ std::uint32_t Switch::poll() {
       }
       fault = fault || (queues.receive != nullptr && queues.receive->fault() != virtio::RingFault::none);
     }
-    if (fault) [[unlikely]] port->report_faults();
+    if (fault) [[unlikely]]
+      port->report_faults();
   }
   return moved;
 }
@@ -146,11 +149,9 @@ void Switch::deliver_resolved(ReceiveQueue& queue, const Frame& frame) {
     at += part.size();
     skip = 0;
   }
-  const bool resolved =
-      resolver_.resolve(frame.header, linear_, queue.features(),
-                        [&](const virtio::NetHeader& header, std::span<const std::byte> bytes) {
-                          queue.deliver(header, bytes);
-                        });
+  const bool resolved = resolver_.resolve(
+      frame.header, linear_, queue.features(),
+      [&](const virtio::NetHeader& header, std::span<const std::byte> bytes) { queue.deliver(header, bytes); });
   if (!resolved) queue.counters().dropped_bad_frame.add(1);
 }
 

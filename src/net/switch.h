@@ -1,15 +1,15 @@
 // A learning layer-2 switch. A frame is copied once: from the sender's buffer into the receiver's.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <string>
-#include <vector>
-
 #include "base/worker.h"
 #include "net/link.h"
 #include "net/mac_table.h"
 #include "net/offload.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
 
 namespace causeway::net {
 

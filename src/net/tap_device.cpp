@@ -1,5 +1,7 @@
 #include "net/tap_device.h"
 
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
@@ -8,8 +10,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-
-#include <fmt/format.h>
 
 #ifndef TUN_F_USO4  // Linux 6.2; Debian 12's headers are 6.1
 #define TUN_F_USO4 0x20

@@ -1,14 +1,14 @@
 // A tap interface of the host, with one descriptor per queue. Linux: Documentation/networking/tuntap.rst.
 #pragma once
 
+#include "base/owned_fd.h"
+
 #include <sys/uio.h>
 
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/owned_fd.h"
 
 namespace causeway::net {
 
@@ -24,8 +24,8 @@ struct TapOffloads {
 /// Frames travel with a virtio network header before them. Thread: one at a time.
 class TapDevice {
  public:
-  /// Creates the interface `name` (1 to 15 characters), or attaches to one of that name that is persistent, and takes it
-  /// up. It goes away with this object unless it is persistent. Needs CAP_NET_ADMIN.
+  /// Creates the interface `name` (1 to 15 characters), or attaches to one of that name that is persistent, and takes
+  /// it up. It goes away with this object unless it is persistent. Needs CAP_NET_ADMIN.
   static Result<TapDevice> open(const std::string& name, std::uint16_t queues);
 
   const std::string& name() const { return name_; }

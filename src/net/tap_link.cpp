@@ -1,8 +1,8 @@
 #include "net/tap_link.h"
 
-#include <algorithm>
-
 #include "base/log.h"
+
+#include <algorithm>
 
 namespace causeway::net {
 namespace {
@@ -17,7 +17,9 @@ TapOffloads offloads_of(virtio::FeatureSet features) {
           .uso = features.has(NetFeature::guest_uso4) && features.has(NetFeature::guest_uso6)};
 }
 
-iovec to_iovec(const void* bytes, std::size_t size) { return {.iov_base = const_cast<void*>(bytes), .iov_len = size}; }
+iovec to_iovec(const void* bytes, std::size_t size) {
+  return {.iov_base = const_cast<void*>(bytes), .iov_len = size};
+}
 
 }  // namespace
 
@@ -56,7 +58,8 @@ void TapLink::receivers_changed() {
     header_size_ = net_header_size(queue->features());
     if (auto set = tap_.set_header_size(header_size_); !set) log::warn("{}: {}", name(), set.error().text());
     // What the driver does not take, the kernel must resolve.
-    if (auto set = tap_.set_offloads(offloads_of(queue->features())); !set) log::warn("{}: {}", name(), set.error().text());
+    if (auto set = tap_.set_offloads(offloads_of(queue->features())); !set)
+      log::warn("{}: {}", name(), set.error().text());
   }
 }
 
@@ -74,7 +77,8 @@ std::uint32_t TapLink::poll() {
       fault = fault || pair.receive->fault() != virtio::RingFault::none;
     }
   }
-  if (fault) [[unlikely]] report_faults();
+  if (fault) [[unlikely]]
+    report_faults();
   return moved;
 }
 

@@ -1,14 +1,14 @@
 // A port connected to a tap interface of the host: queue pair N to the tap's queue N.
 #pragma once
 
+#include "net/link.h"
+#include "net/tap_device.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "net/link.h"
-#include "net/tap_device.h"
 
 namespace causeway::net {
 

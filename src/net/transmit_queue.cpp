@@ -1,9 +1,9 @@
 #include "net/transmit_queue.h"
 
+#include "net/offload.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "net/offload.h"
 
 namespace causeway::net {
 namespace {
@@ -35,8 +35,7 @@ void gather(std::span<const GuestSpan> segments, std::size_t skip, std::span<std
 }  // namespace
 
 std::uint32_t net_header_size(virtio::FeatureSet features) {
-  const bool modern =
-      features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
+  const bool modern = features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
   return modern ? sizeof(virtio::NetHeader) : virtio::kLegacyNetHeaderSize;
 }
 
@@ -81,7 +80,8 @@ Frame TransmitQueue::frame_of(const virtio::Chain& chain) const {
     gather(segments, header_size_, std::as_writable_bytes(std::span(&start.ethernet, 1)));
   }
   const auto length = static_cast<std::uint32_t>(chain.readable_bytes - header_size_);
-  if (check_header(start.header, length, features_) != HeaderFault::none) [[unlikely]] return frame;
+  if (check_header(start.header, length, features_) != HeaderFault::none) [[unlikely]]
+    return frame;
 
   std::uint32_t skip = header_size_;
   while (skip >= segments.front().size()) {

@@ -1,17 +1,17 @@
 // The device side of a driver's transmit queue: chains in, frames out. Spec: virtio 1.3 section 5.1.6.2.
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <memory>
-#include <optional>
-#include <span>
-
 #include "base/event_fd.h"
 #include "net/counters.h"
 #include "net/frame.h"
 #include "vdpa/device.h"
 #include "virtio/split_device_queue.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
 
 namespace causeway::net {
 

@@ -1,17 +1,17 @@
 // The control virtqueue of a guest device, read by the Port on the control thread.
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <optional>
-#include <span>
-#include <vector>
-
 #include "base/event_fd.h"
 #include "base/loop.h"
 #include "base/result.h"
 #include "vdpa/device.h"
 #include "virtio/split_device_queue.h"
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
 
 namespace causeway::port {
 

@@ -1,8 +1,8 @@
 #include "port/port.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 namespace causeway::port {
 
@@ -56,9 +56,13 @@ Port::~Port() {
   for (Slot& slot : slots_) slot.device->set_observer(nullptr);
 }
 
-const vdpa::DeviceInfo& Port::info() const { return slots_.back().device->info(); }
+const vdpa::DeviceInfo& Port::info() const {
+  return slots_.back().device->info();
+}
 
-FeatureSet Port::offered_features() const { return info().features.minus(config_.features_off); }
+FeatureSet Port::offered_features() const {
+  return info().features.minus(config_.features_off);
+}
 
 Result<void> Port::attach(DriverSide& side) {
   if (side_ != nullptr) return fail(Errc::busy, fmt::format("port {} has a driver side already", name()));
@@ -75,8 +79,8 @@ void Port::detach() {
 
 Result<void> Port::set_features(FeatureSet features) {
   if (!features.is_subset_of(offered_features())) {
-    return fail(Errc::not_supported,
-                fmt::format("features that were not offered: {}", text(info().type, features.minus(offered_features()))));
+    return fail(Errc::not_supported, fmt::format("features that were not offered: {}",
+                                                 text(info().type, features.minus(offered_features()))));
   }
   if (features == features_) return {};
   if (!is_suspended()) return fail(Errc::peer_violation, "features cannot change while queues run");
@@ -86,7 +90,8 @@ Result<void> Port::set_features(FeatureSet features) {
     slot.unusable = taken ? std::string() : taken.error().text();
     if (taken) continue;
     if (&slot == &fallback()) return fail(taken.error());
-    log::info("port {}: device {} cannot take the negotiated features: {}", name(), slot.device->info().name, slot.unusable);
+    log::info("port {}: device {} cannot take the negotiated features: {}", name(), slot.device->info().name,
+              slot.unusable);
   }
   features_ = features;
   const std::size_t best = best_slot();
@@ -139,7 +144,9 @@ Result<void> Port::write_config(std::uint32_t offset, std::span<const std::byte>
   return {};
 }
 
-Result<void> Port::announce(std::span<const std::byte, 6> mac) { return fallback().device->announce(mac); }
+Result<void> Port::announce(std::span<const std::byte, 6> mac) {
+  return fallback().device->announce(mac);
+}
 
 Result<void> Port::set_mtu(std::uint16_t mtu) {
   for (Slot& slot : slots_) CW_CHECK(slot.device->set_mtu(mtu));

@@ -1,6 +1,14 @@
-// The Port: what one guest device is plugged into. It owns the guest's memory, the negotiated state, and for every queue a
-// binding to a Device. It knows neither the protocol that drives it nor what its Devices do.
+// The Port: what one guest device is plugged into. It owns the guest's memory, the negotiated state, and for every
+// queue a binding to a Device. It knows neither the protocol that drives it nor what its Devices do.
 #pragma once
+
+#include "base/event_fd.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "memory/memory_map.h"
+#include "port/control_queue.h"
+#include "vdpa/device.h"
 
 #include <cstdint>
 #include <map>
@@ -10,14 +18,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/event_fd.h"
-#include "base/log.h"
-#include "base/loop.h"
-#include "base/result.h"
-#include "memory/memory_map.h"
-#include "port/control_queue.h"
-#include "vdpa/device.h"
 
 namespace causeway::port {
 
@@ -92,8 +92,8 @@ struct PortReport {
 /// Thread: control.
 class Port {
  public:
-  /// `devices`: in order of preference, the software Device that can always take over last; at least one, all of one type.
-  /// They are the port's; the loop must outlive it.
+  /// `devices`: in order of preference, the software Device that can always take over last; at least one, all of one
+  /// type. They are the port's; the loop must outlive it.
   static Result<std::unique_ptr<Port>> make(Loop& loop, PortConfig config,
                                             std::vector<std::unique_ptr<vdpa::Device>> devices);
   Port(const Port&) = delete;
@@ -130,7 +130,8 @@ class Port {
   Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
   const memory::MemoryMap& memory() const { return *memory_; }
 
-  // Set-up of one queue. A queue that does not exist is Errc::peer_violation; so is a change of size or base while it runs.
+  // Set-up of one queue. A queue that does not exist is Errc::peer_violation; so is a change of size or base while it
+  // runs.
   Result<void> set_queue_size(QueueIndex queue, std::uint32_t entries);
   Result<void> set_queue_addresses(QueueIndex queue, RingAddresses addresses);
   Result<void> set_queue_base(QueueIndex queue, std::uint16_t avail_idx);

@@ -1,10 +1,10 @@
 // Changes of guest memory under running queues.
 
-#include <algorithm>
+#include "port/port.h"
 
 #include <fmt/format.h>
 
-#include "port/port.h"
+#include <algorithm>
 
 namespace causeway::port {
 namespace {
@@ -51,7 +51,8 @@ Result<void> Port::remove_memory(memory::Iova iova, memory::FrontendVa frontend_
     return region.iova == iova && region.frontend_va == frontend_va && region.size == size;
   });
   if (removed == 0) {
-    return fail(Errc::peer_violation, fmt::format("no memory region {}+{:#x} (front-end address {}) to remove", iova, size, frontend_va));
+    return fail(Errc::peer_violation,
+                fmt::format("no memory region {}+{:#x} (front-end address {}) to remove", iova, size, frontend_va));
   }
   return change_memory(std::move(regions));
 }

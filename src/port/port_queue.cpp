@@ -1,16 +1,17 @@
 // Set-up, start, stop and rebind of one queue.
 
-#include <algorithm>
+#include "port/port.h"
 
 #include <fmt/format.h>
 
-#include "port/port.h"
+#include <algorithm>
 
 namespace causeway::port {
 
 Result<Port::Queue*> Port::find(QueueIndex queue) {
   if (number(queue) >= queues_.size()) {
-    return fail(Errc::peer_violation, fmt::format("queue {} does not exist: port {} has {}", number(queue), name(), queues_.size()));
+    return fail(Errc::peer_violation,
+                fmt::format("queue {} does not exist: port {} has {}", number(queue), name(), queues_.size()));
   }
   return &queues_[number(queue)];
 }
@@ -30,7 +31,8 @@ bool Port::is_control(QueueIndex queue) const {
 Result<void> Port::set_queue_size(QueueIndex queue, std::uint32_t entries) {
   CW_TRY(Queue * state, find_stopped(queue, "size"));
   if (entries > info().largest_ring) {
-    return fail(Errc::peer_violation, fmt::format("queue {}: {} entries are more than {}", number(queue), entries, info().largest_ring));
+    return fail(Errc::peer_violation,
+                fmt::format("queue {}: {} entries are more than {}", number(queue), entries, info().largest_ring));
   }
   CW_TRY(state->size, virtio::QueueSize::split(entries));
   return {};
@@ -118,13 +120,14 @@ void Port::stop_all() {
 
 Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) const {
   if (!state.size) return fail(Errc::peer_violation, fmt::format("queue {} starts without a size", number(queue)));
-  if (!state.addresses) return fail(Errc::peer_violation, fmt::format("queue {} starts without addresses", number(queue)));
+  if (!state.addresses)
+    return fail(Errc::peer_violation, fmt::format("queue {} starts without addresses", number(queue)));
   const auto locate = [&](std::uint64_t address, std::string_view area) -> Result<memory::Iova> {
     if (state.addresses->kind == RingAddressKind::guest) return memory::Iova(address);
     const auto iova = memory_->iova_of(memory::FrontendVa(address));
     if (iova) return *iova;
-    return fail(Errc::peer_violation,
-                fmt::format("queue {}: {} at front-end address {:#x} is in no memory region", number(queue), area, address));
+    return fail(Errc::peer_violation, fmt::format("queue {}: {} at front-end address {:#x} is in no memory region",
+                                                  number(queue), area, address));
   };
   CW_TRY(const auto descriptors, locate(state.addresses->descriptors, "descriptor table"));
   CW_TRY(const auto available, locate(state.addresses->available, "available ring"));
@@ -147,8 +150,8 @@ void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
   if (used_idx == ring.start.avail_idx) return;
   // With nothing known to be in flight the two are equal. DPDK's virtio-user says 0 when its back-end comes back, QEMU
   // what it finds in the ring: the ring is right. What was in flight when the last back-end went is taken again.
-  log::warn("port {} queue {}: resumes at the ring's used index {}, not at position {}", name(), number(queue), used_idx,
-            ring.start.avail_idx);
+  log::warn("port {} queue {}: resumes at the ring's used index {}, not at position {}", name(), number(queue),
+            used_idx, ring.start.avail_idx);
   ring.start.avail_idx = used_idx;
 }
 
@@ -227,9 +230,11 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
   if (!found) return fail(Errc::not_found, std::move(found).error().what);
   Queue& state = **found;
   if (is_control(queue)) {
-    return fail(Errc::not_supported, fmt::format("queue {} is the control queue, which the port itself serves", number(queue)));
+    return fail(Errc::not_supported,
+                fmt::format("queue {} is the control queue, which the port itself serves", number(queue)));
   }
-  const auto target = std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
+  const auto target =
+      std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
   if (target == slots_.end()) {
     return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
   }
@@ -238,7 +243,8 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
   const std::size_t from = state.slot;
   if (to == from) return {};
   if (number(queue) >= target->device->info().queues) {
-    return fail(Errc::invalid_value, fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
+    return fail(Errc::invalid_value,
+                fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
   }
   if (!state.started || state.failed) {
     state.slot = to;
@@ -254,8 +260,8 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
     state.started = true;
     fail_queue(queue, kept.error());
   }
-  return fail(std::move(moved).error().context(fmt::format("queue {} stays on device '{}'", number(queue),
-                                                           slots_[state.slot].device->info().name)));
+  return fail(std::move(moved).error().context(
+      fmt::format("queue {} stays on device '{}'", number(queue), slots_[state.slot].device->info().name)));
 }
 
 void Port::on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason) {

@@ -2,18 +2,18 @@
 // and another process all look like this, and none of them knows how it is reached.
 #pragma once
 
+#include "base/event_fd.h"
+#include "base/result.h"
+#include "memory/memory_map.h"
+#include "virtio/feature.h"
+#include "virtio/ring.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "base/event_fd.h"
-#include "base/result.h"
-#include "memory/memory_map.h"
-#include "virtio/feature.h"
-#include "virtio/ring.h"
 
 namespace causeway::vdpa {
 
@@ -40,15 +40,15 @@ constexpr bool has(Status status, Status bit) {
 
 /// What a Device is; constant over its life. Value type.
 struct DeviceInfo {
-  std::string name;                  ///< unique on its port: "soft", "nic0"
+  std::string name;  ///< unique on its port: "soft", "nic0"
   virtio::DeviceType type;
-  FeatureSet features;               ///< offered
-  std::uint16_t queues;              ///< virtqueues, the control queue not among them
-  std::uint16_t queues_per_unit;     ///< what "number of queues" counts for this type: 2 for net (a pair), else 1
-  std::uint32_t largest_ring;        ///< entries
-  std::uint32_t config_size;         ///< bytes of configuration space
-  memory::Iova iova_first{0};        ///< lowest usable IOVA
-  memory::Iova iova_last{~0ULL};     ///< highest usable IOVA
+  FeatureSet features;            ///< offered
+  std::uint16_t queues;           ///< virtqueues, the control queue not among them
+  std::uint16_t queues_per_unit;  ///< what "number of queues" counts for this type: 2 for net (a pair), else 1
+  std::uint32_t largest_ring;     ///< entries
+  std::uint32_t config_size;      ///< bytes of configuration space
+  memory::Iova iova_first{0};     ///< lowest usable IOVA
+  memory::Iova iova_last{~0ULL};  ///< highest usable IOVA
   struct Capabilities {
     bool logs_dirty = false;    ///< can log the pages it writes
     bool translates = false;    ///< has an IOTLB
@@ -100,8 +100,8 @@ class DeviceObserver {
 /// Processes virtqueues. All members are called on the control thread; none waits for the driver.
 ///
 /// Life of a queue: set_queue makes it run, disabled; enable_queue(true) lets traffic through; stop_queue ends it.
-/// A queue that is stopped while enabled is being moved: it will run again, here or on another Device of the same port, and
-/// what is on its way to the driver waits for that (for a bounded time). Disable first when it is to end.
+/// A queue that is stopped while enabled is being moved: it will run again, here or on another Device of the same port,
+/// and what is on its way to the driver waits for that (for a bounded time). Disable first when it is to end.
 class Device {
  public:
   virtual ~Device() = default;
@@ -109,7 +109,8 @@ class Device {
   virtual const DeviceInfo& info() const = 0;
   virtual void set_observer(DeviceObserver* observer) = 0;
 
-  /// Takes the negotiated features, a subset of those offered; before the first set_queue. Errc::not_supported otherwise.
+  /// Takes the negotiated features, a subset of those offered; before the first set_queue. Errc::not_supported
+  /// otherwise.
   virtual Result<void> set_features(FeatureSet features) = 0;
   virtual Status status() const = 0;
   /// Writing Status::reset stops all queues and forgets everything but the memory maps.

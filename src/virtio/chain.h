@@ -1,22 +1,22 @@
 // Descriptor chains, translated: what a device works on.
 #pragma once
 
+#include "memory/guest_span.h"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "memory/guest_span.h"
-
 namespace causeway::virtio {
 
 /// One chain taken from a ring. Its segments lie in the batch that it was taken into.
 struct Chain {
   std::uint16_t head = 0;
-  std::uint32_t first = 0;           ///< of its segments, in the batch
-  std::uint32_t readable = 0;        ///< segments the device reads; they come first
-  std::uint32_t writable = 0;        ///< segments the device writes
+  std::uint32_t first = 0;     ///< of its segments, in the batch
+  std::uint32_t readable = 0;  ///< segments the device reads; they come first
+  std::uint32_t writable = 0;  ///< segments the device writes
   std::uint64_t readable_bytes = 0;
   std::uint64_t writable_bytes = 0;
 };

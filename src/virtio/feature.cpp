@@ -1,10 +1,10 @@
 #include "virtio/feature.h"
 
-#include <array>
+#include "virtio/net.h"
 
 #include <fmt/format.h>
 
-#include "virtio/net.h"
+#include <array>
 
 namespace causeway::virtio {
 namespace {

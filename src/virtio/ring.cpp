@@ -1,8 +1,8 @@
 #include "virtio/ring.h"
 
-#include <bit>
-
 #include <fmt/format.h>
+
+#include <bit>
 
 namespace causeway::virtio {
 namespace {
@@ -18,8 +18,8 @@ Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova addres
   }
   if (!span->is_aligned(alignment)) {
     return fail(Errc::peer_violation,
-                fmt::format("{} at {} lies in a memory region whose file offset is not aligned to {} bytes", name, address,
-                            alignment));
+                fmt::format("{} at {} lies in a memory region whose file offset is not aligned to {} bytes", name,
+                            address, alignment));
   }
   return *span;
 }
@@ -28,8 +28,7 @@ Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova addres
 
 Result<QueueSize> QueueSize::split(std::uint32_t entries) {
   if (entries == 0 || entries > kMax || !std::has_single_bit(entries)) {
-    return fail(Errc::peer_violation,
-                fmt::format("ring size {} must be a power of two from 1 to {}", entries, kMax));
+    return fail(Errc::peer_violation, fmt::format("ring size {} must be a power of two from 1 to {}", entries, kMax));
   }
   return QueueSize(static_cast<std::uint16_t>(entries));
 }

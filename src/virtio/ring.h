@@ -1,22 +1,24 @@
 // What both sides of a split virtqueue agree on. Spec: virtio 1.3 section 2.7.
 #pragma once
 
+#include "base/result.h"
+#include "memory/address.h"
+#include "memory/memory_map.h"
+#include "virtio/feature.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/result.h"
-#include "memory/address.h"
-#include "memory/memory_map.h"
-#include "virtio/feature.h"
-
 namespace causeway::virtio {
 
 /// Number of a virtqueue of one device, from 0.
 enum class QueueIndex : std::uint16_t {};
-constexpr std::uint16_t number(QueueIndex queue) { return static_cast<std::uint16_t>(queue); }
+constexpr std::uint16_t number(QueueIndex queue) {
+  return static_cast<std::uint16_t>(queue);
+}
 
 /// Entries of a split ring: a power of two from 1 to 32768 (2.7).
 class QueueSize {

@@ -159,12 +159,13 @@ bool SplitDeviceQueue::add(ChainBatch& batch, Chain& chain, const Descriptor& de
 
 bool SplitDeviceQueue::publish() {
   if (next_used_ == published_used_) return false;
-  // Release: the used entries and all that was written into buffers come before the index (driver's acquire load of it).
+  // Release: the used entries and all that was written into buffers come before the index (driver's acquire load of
+  // it).
   areas_.used.store<std::uint16_t>(kRingIndex, next_used_, std::memory_order_release);
   const std::uint16_t old = published_used_;
   published_used_ = next_used_;
-  // Pairs with the driver's fence between its store of used_event (or flags) and its look at the used index: without the
-  // two, each could miss the other's store, and the driver would sleep on a ring with used entries.
+  // Pairs with the driver's fence between its store of used_event (or flags) and its look at the used index: without
+  // the two, each could miss the other's store, and the driver would sleep on a ring with used entries.
   memory::full_fence();
   if (event_idx_) {
     const auto event =

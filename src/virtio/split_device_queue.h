@@ -1,31 +1,30 @@
 // The device side of a split virtqueue. Spec: virtio 1.3 section 2.7.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <memory>
-
 #include "base/result.h"
 #include "memory/memory_map.h"
 #include "virtio/chain.h"
 #include "virtio/ring.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
 
 namespace causeway::virtio {
 
 /// Takes descriptor chains, gives them back used. Owns the memory map that its ring lies in.
 ///
 /// Invariants: (1) everything read from the ring is read once and checked before it is used; (2) our own positions are
-/// private copies, never read back; (3) after a fault it touches the ring no more; (4) used entries become visible to the
-/// driver only in `publish`, after everything written into their buffers.
-/// Thread: one at a time.
+/// private copies, never read back; (3) after a fault it touches the ring no more; (4) used entries become visible to
+/// the driver only in `publish`, after everything written into their buffers. Thread: one at a time.
 class SplitDeviceQueue {
  public:
   /// Longest chain that is accepted, whatever the ring's size: Linux puts more than a small ring's entries in an
   /// indirect table.
   static constexpr std::uint32_t kLeastChainLimit = 1024;
 
-  /// Locates the ring and reads the used index. Errc::peer_violation: misaligned, outside memory, or a start position that
-  /// contradicts the used ring.
+  /// Locates the ring and reads the used index. Errc::peer_violation: misaligned, outside memory, or a start position
+  /// that contradicts the used ring.
   static Result<SplitDeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map);
 
   /// Goes on with another map of the same addresses; Errc::peer_violation when the ring is not in it.
@@ -43,8 +42,8 @@ class SplitDeviceQueue {
     return static_cast<std::uint16_t>(known_avail_ - next_avail_);
   }
 
-  /// Appends up to `limit` chains to `batch`, oldest first; returns how many. Fewer than available: the batch is full, or
-  /// a fault ended it (the chains before it are good).
+  /// Appends up to `limit` chains to `batch`, oldest first; returns how many. Fewer than available: the batch is full,
+  /// or a fault ended it (the chains before it are good).
   std::uint16_t take(ChainBatch& batch, std::uint16_t limit);
   /// Puts the last `count` taken chains back; they must be the last taken, and not used.
   void untake(std::uint16_t count) { next_avail_ = static_cast<std::uint16_t>(next_avail_ - count); }
@@ -101,7 +100,7 @@ class SplitDeviceQueue {
   std::uint16_t next_used_;    // free-running: the next used entry to be written
   std::uint16_t published_used_;
   std::uint32_t chain_limit_;
-  std::uint32_t budget_ = 0;   // descriptors the chain at hand may still have
+  std::uint32_t budget_ = 0;  // descriptors the chain at hand may still have
 };
 
 }  // namespace causeway::virtio

@@ -1,15 +1,15 @@
 // The driver side of a split virtqueue: what a guest's driver does, for our own programs. Spec: virtio 1.3 section 2.7.
 #pragma once
 
+#include "base/result.h"
+#include "memory/memory_map.h"
+#include "virtio/ring.h"
+
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
-
-#include "base/result.h"
-#include "memory/memory_map.h"
-#include "virtio/ring.h"
 
 namespace causeway::virtio {
 

@@ -1,9 +1,10 @@
 // A device queue over memory whose every byte is the fuzzer's: it must fault or serve, never touch anything else.
 
+#include "virtio/split_device_queue.h"
+
 #include <cstdlib>
 
 #include "support/guest_memory.h"
-#include "virtio/split_device_queue.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 

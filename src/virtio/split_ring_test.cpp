@@ -1,10 +1,11 @@
 // Both sides of the split ring, and what a hostile driver can write into it.
 
+#include "virtio/split_device_queue.h"
+#include "virtio/split_driver_queue.h"
+
 #include <gtest/gtest.h>
 
 #include "support/guest_memory.h"
-#include "virtio/split_device_queue.h"
-#include "virtio/split_driver_queue.h"
 
 namespace causeway::virtio {
 namespace {
@@ -139,7 +140,8 @@ TEST(SplitDeviceQueue, RefusesAnIndirectTableThatWasNotNegotiatedOrHasABadLength
 
 TEST(SplitDeviceQueue, RefusesAnIndirectTableInsideAnIndirectTable) {
   HandMadeRing ring(8, kIndirect);
-  ring.memory.at(ring.buffer, 16).put(0, Descriptor{.address = ring.buffer.value(), .length = 16, .flags = kDescIndirect, .next = 0});
+  ring.memory.at(ring.buffer, 16)
+      .put(0, Descriptor{.address = ring.buffer.value(), .length = 16, .flags = kDescIndirect, .next = 0});
   ring.describe(0, {.address = ring.buffer.value(), .length = 16, .flags = kDescIndirect, .next = 0});
   EXPECT_EQ(ring.verdict(), RingFault::indirect_nested);
 }

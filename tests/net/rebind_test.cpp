@@ -1,13 +1,13 @@
 // Rebind under traffic: the invariant that everything rests on. Nothing lost, repeated or reordered (N2, S8, S11).
 
+#include "net/two_guests.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
-
-#include "net/two_guests.h"
 
 namespace causeway::testing {
 namespace {
@@ -85,8 +85,7 @@ TEST_P(Rebind, LosesRepeatsAndReordersNothingUnderTraffic) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Features, Rebind,
-                         ::testing::Values(virtio::FeatureSet(),
-                                           virtio::FeatureSet{virtio::Feature::event_idx},
+                         ::testing::Values(virtio::FeatureSet(), virtio::FeatureSet{virtio::Feature::event_idx},
                                            virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}));
 
 TEST(RebindOf, AnUnknownDeviceIsRefusedAndTheQueueGoesOn) {

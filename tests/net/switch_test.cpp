@@ -1,12 +1,12 @@
 // Guests on a switch, seen from their drivers.
 
+#include "net/two_guests.h"
+
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <cstring>
 #include <thread>
-
-#include "net/two_guests.h"
 
 namespace causeway::testing {
 namespace {

@@ -1,14 +1,15 @@
 // Two guests on one switch, each port with two software NICs between which its queues can move.
 #pragma once
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include "base/loop.h"
 #include "net/nic.h"
 #include "net/switch.h"
 #include "port/port.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
 #include "support/fake_guest.h"
 #include "support/guest_memory.h"
 
@@ -17,8 +18,8 @@ namespace causeway::testing {
 inline constexpr net::MacAddress kMacA{{0x52, 0x54, 0, 0, 0, 0xa}};
 inline constexpr net::MacAddress kMacB{{0x52, 0x54, 0, 0, 0, 0xb}};
 
-inline std::unique_ptr<port::Port> make_nic_port(Loop& loop, const std::shared_ptr<net::Link>& link, net::MacAddress mac,
-                                                 std::uint16_t pairs) {
+inline std::unique_ptr<port::Port> make_nic_port(Loop& loop, const std::shared_ptr<net::Link>& link,
+                                                 net::MacAddress mac, std::uint16_t pairs) {
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   for (const char* name : {"soft-a", "soft-b"}) {
     const net::NicConfig config{.name = name, .mac = mac, .queue_pairs = pairs, .mtu = std::nullopt};

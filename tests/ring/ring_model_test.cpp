@@ -1,16 +1,17 @@
 // The driver side against the device side, over all features, sizes, shapes and moves of the device side to another
 // engine, held against a model that is a plain list.
 
+#include "virtio/split_device_queue.h"
+#include "virtio/split_driver_queue.h"
+
 #include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
 
 #include <algorithm>
 #include <deque>
 #include <map>
-#include <rapidcheck/gtest.h>
 
 #include "support/guest_memory.h"
-#include "virtio/split_device_queue.h"
-#include "virtio/split_driver_queue.h"
 
 namespace causeway::virtio {
 namespace {

@@ -1,15 +1,17 @@
-// Driver and device in two threads that sleep on eventfds whenever the other has nothing for them: a notification that is
-// lost hangs the test. Run under ThreadSanitizer too.
+// Driver and device in two threads that sleep on eventfds whenever the other has nothing for them: a notification that
+// is lost hangs the test. Run under ThreadSanitizer too.
+
+#include "base/event_fd.h"
+#include "virtio/split_device_queue.h"
+#include "virtio/split_driver_queue.h"
 
 #include <gtest/gtest.h>
+
 #include <poll.h>
 
 #include <thread>
 
-#include "base/event_fd.h"
 #include "support/guest_memory.h"
-#include "virtio/split_device_queue.h"
-#include "virtio/split_driver_queue.h"
 
 namespace causeway::virtio {
 namespace {
@@ -35,7 +37,8 @@ std::string run_device(SplitDeviceQueue& ring, const EventFd& kick, const EventF
     const std::uint16_t taken = ring.take(batch, 32);
     for (const Chain& chain : batch.chains()) {
       std::uint64_t sequence = 0;
-      if (chain.readable_bytes != sizeof sequence || chain.writable_bytes != sizeof sequence) return "a chain of a wrong shape";
+      if (chain.readable_bytes != sizeof sequence || chain.writable_bytes != sizeof sequence)
+        return "a chain of a wrong shape";
       sequence = batch.readable(chain)[0].fetch<std::uint64_t>(0);
       if (sequence != served++) return "a chain out of order";
       batch.writable(chain)[0].put(0, ~sequence);

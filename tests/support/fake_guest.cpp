@@ -13,7 +13,9 @@ constexpr std::uint64_t kIovaBase = 0x1'0000'0000;
 constexpr std::uint64_t kFrontendBase = 0x7f00'0000'0000;
 constexpr std::size_t kPage = 4096;
 
-constexpr std::size_t page_up(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+constexpr std::size_t page_up(std::size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
 
 }  // namespace
 
@@ -25,7 +27,9 @@ Result<std::unique_ptr<FakeGuest>> FakeGuest::plug_in(port::Port& port, FakeGues
   return guest;
 }
 
-FakeGuest::~FakeGuest() { port_.detach(); }
+FakeGuest::~FakeGuest() {
+  port_.detach();
+}
 
 Result<void> FakeGuest::start() {
   const std::size_t per_queue = 3 * page_up(std::size_t{16} * config_.ring_size + 64) +
@@ -107,7 +111,8 @@ bool FakeGuest::send_again(std::uint16_t pair, std::uint32_t frame_bytes) {
   Queue& queue = queues_[2u * pair + 1];
   if (queue.unused.empty()) return false;
   const std::uint16_t number = queue.unused.back();
-  const DriverBuffer bytes{.address = buffer(queue, number), .length = static_cast<std::uint32_t>(kHeader) + frame_bytes};
+  const DriverBuffer bytes{.address = buffer(queue, number),
+                           .length = static_cast<std::uint32_t>(kHeader) + frame_bytes};
   if (!queue.ring.add({&bytes, 1}, {}, number)) return false;
   queue.unused.pop_back();
   return true;

@@ -1,6 +1,11 @@
 // A guest without a VMM: the driver side of one port's network device, in this process. For tests and benchmarks.
 #pragma once
 
+#include "base/event_fd.h"
+#include "port/port.h"
+#include "virtio/net.h"
+#include "virtio/split_driver_queue.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -8,23 +13,18 @@
 #include <span>
 #include <vector>
 
-#include "base/event_fd.h"
-#include "port/port.h"
-#include "virtio/net.h"
-#include "virtio/split_driver_queue.h"
-
 namespace causeway::testing {
 
 struct FakeGuestConfig {
-  virtio::FeatureSet features;           ///< to negotiate; VERSION_1 is always added
+  virtio::FeatureSet features;  ///< to negotiate; VERSION_1 is always added
   std::uint16_t queue_pairs = 1;
-  std::uint32_t ring_size = 256;         ///< entries of every ring
-  std::uint32_t buffer_size = 2048;      ///< bytes of every receive and transmit buffer, virtio header included
+  std::uint32_t ring_size = 256;     ///< entries of every ring
+  std::uint32_t buffer_size = 2048;  ///< bytes of every receive and transmit buffer, virtio header included
 };
 
 /// Negotiates, shares one memory file, starts its queue pairs and fills the receive rings.
-/// Thread: construction and destruction on the port's control thread; a queue's functions on one thread at a time, which
-/// may be another one.
+/// Thread: construction and destruction on the port's control thread; a queue's functions on one thread at a time,
+/// which may be another one.
 class FakeGuest final : public port::DriverSide {
  public:
   static constexpr std::size_t kHeader = sizeof(virtio::NetHeader);

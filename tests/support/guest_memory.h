@@ -1,15 +1,15 @@
 // Guest memory without a guest: memory files mapped as regions, and a place for rings and buffers in them.
 #pragma once
 
+#include "base/owned_fd.h"
+#include "memory/memory_map.h"
+#include "virtio/ring.h"
+
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
-
-#include "base/owned_fd.h"
-#include "memory/memory_map.h"
-#include "virtio/ring.h"
 
 namespace causeway::testing {
 

@@ -37,8 +37,8 @@ enum class Role : std::uint8_t {
 struct Connection {
   enum class Kind : std::uint8_t { to_switch, tap, reflect, sink, source };
   Kind kind = Kind::sink;
-  std::string name;                  ///< of the switch or the tap interface; empty otherwise
-  std::uint32_t frame_bytes = 60;    ///< of the frames that a source sends
+  std::string name;                ///< of the switch or the tap interface; empty otherwise
+  std::uint32_t frame_bytes = 60;  ///< of the frames that a source sends
   bool operator==(const Connection&) const = default;
 };
 
