@@ -15,4 +15,11 @@ inline std::uint64_t read_cycles() {
 #endif
 }
 
+/// Tells the processor that this is a wait loop, and waits some tens of nanoseconds.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 }  // namespace causeway

@@ -55,7 +55,7 @@ bool replace_lost(std::uintptr_t address) {
     const std::uintptr_t begin = slot.begin.load(std::memory_order_relaxed);
     if (size == 0 || address < begin || address - begin >= size) continue;
     // SAFETY: the range is a mapping of ours; the faulting thread is using it, so it is not being unmapped.
-    void* const base = reinterpret_cast<void*>(begin);
+    void* const base = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr): the kernel gave an address
     if (::mmap(base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
         MAP_FAILED) {
       return false;

@@ -88,6 +88,7 @@ class GuestSpan {
   void read(std::size_t offset, std::span<std::byte> to) const {
     assert(offset <= size_ && to.size() <= size_ - offset);
     racing_copy(to.data(), base_ + offset, to.size());
+    asm volatile("" : : "r"(to.data()) : "memory");  // as in fetch: what was read is not read again
   }
   void write(std::size_t offset, std::span<const std::byte> from) const {
     assert(offset <= size_ && from.size() <= size_ - offset);

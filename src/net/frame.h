@@ -18,6 +18,9 @@ inline constexpr std::uint32_t kMaxFrame = 65536 + 18;
 
 /// One frame. Header and start are our own copies, read once; the payload is read when it is copied to its receiver.
 /// Valid until the batch it came from is completed.
+///
+/// `header` and `ethernet` lie behind each other as they do in the usual chain, so that both are read and written at
+/// once.
 struct Frame {
   virtio::NetHeader header;                     ///< offloads asked for, checked against the frame
   EthernetHeader ethernet;                      ///< our copy of the first bytes
@@ -25,5 +28,16 @@ struct Frame {
   std::span<const memory::GuestSpan> segments;  ///< the frame's bytes behind `skip`
   std::uint32_t skip = 0;                       ///< bytes of the first segment that are not the frame's
 };
+
+inline constexpr std::size_t kFrameStart = sizeof(virtio::NetHeader) + sizeof(EthernetHeader);
+static_assert(offsetof(Frame, header) == 0 && offsetof(Frame, ethernet) == sizeof(virtio::NetHeader));
+
+/// The bytes of a frame's header and Ethernet header.
+inline std::span<std::byte, kFrameStart> start_of(Frame& frame) {
+  return std::as_writable_bytes(std::span<Frame, 1>(&frame, 1)).first<kFrameStart>();
+}
+inline std::span<const std::byte, kFrameStart> start_of(const Frame& frame) {
+  return std::as_bytes(std::span<const Frame, 1>(&frame, 1)).first<kFrameStart>();
+}
 
 }  // namespace causeway::net

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace causeway::net {
 
@@ -49,12 +50,6 @@ struct ReceiveQueue::Cursor {
 };
 
 namespace {
-
-/// What lies before the payload, in the form in which it is written at once.
-struct FrameStart {
-  virtio::NetHeader header;
-  EthernetHeader ethernet;
-};
 
 /// The frame's bytes behind its Ethernet header, piece by piece.
 template <class Visit>
@@ -162,20 +157,24 @@ void ReceiveQueue::use_chains(std::size_t count, std::uint64_t bytes) {
 }
 
 template <class Copy>
-bool ReceiveQueue::place(virtio::NetHeader header, const EthernetHeader& ethernet, std::uint32_t length, Copy copy) {
+bool ReceiveQueue::place(std::span<const std::byte, kFrameStart> start, std::uint32_t length, Copy copy) {
+  constexpr std::size_t kBuffers = offsetof(virtio::NetHeader, num_buffers);
   const std::uint64_t total = std::uint64_t{header_size_} + length;
   const std::size_t count = reserve(total);
   if (count == 0) return false;
-  header.num_buffers = static_cast<std::uint16_t>(count);
-  const FrameStart start{.header = header, .ethernet = ethernet};
+  const auto buffers = static_cast<std::uint16_t>(count);
   const auto room = batch_.writable(batch_[next_]).front();
   Cursor cursor(batch_, next_);
-  if (room.size() >= sizeof start && header_size_ == sizeof start.header) [[likely]] {
-    room.put(0, start);
-    cursor.offset = sizeof start;
+  if (room.size() >= start.size() && header_size_ == sizeof(virtio::NetHeader)) [[likely]] {
+    room.write(0, start);
+    room.put(kBuffers, buffers);
+    cursor.offset = start.size();
   } else {
-    cursor.write(std::as_bytes(std::span(&start.header, 1)).first(header_size_));
-    cursor.write(std::as_bytes(std::span(&start.ethernet, 1)));
+    std::array<std::byte, kFrameStart> corrected;
+    std::ranges::copy(start, corrected.begin());
+    std::memcpy(corrected.data() + kBuffers, &buffers, sizeof buffers);
+    cursor.write(std::span(corrected).first(header_size_));
+    cursor.write(std::span(corrected).subspan(sizeof(virtio::NetHeader)));
   }
   copy(cursor);
   use_chains(count, total);
@@ -185,15 +184,16 @@ bool ReceiveQueue::place(virtio::NetHeader header, const EthernetHeader& etherne
 }
 
 bool ReceiveQueue::deliver(const Frame& frame) {
-  return place(frame.header, frame.ethernet, frame.length,
+  return place(start_of(frame), frame.length,
                [&](Cursor& cursor) { each_payload(frame, [&](GuestSpan piece) { cursor.copy(piece); }); });
 }
 
 bool ReceiveQueue::deliver(const virtio::NetHeader& header, std::span<const std::byte> frame) {
-  EthernetHeader ethernet;
-  std::memcpy(&ethernet, frame.data(), sizeof ethernet);
-  return place(header, ethernet, static_cast<std::uint32_t>(frame.size()),
-               [&](Cursor& cursor) { cursor.write(frame.subspan(sizeof ethernet)); });
+  Frame start;
+  start.header = header;
+  std::memcpy(&start.ethernet, frame.data(), sizeof start.ethernet);
+  return place(start_of(std::as_const(start)), static_cast<std::uint32_t>(frame.size()),
+               [&](Cursor& cursor) { cursor.write(frame.subspan(sizeof start.ethernet)); });
 }
 
 std::span<const iovec> ReceiveQueue::prepare(std::uint32_t frame_bytes) {

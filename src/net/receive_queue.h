@@ -60,7 +60,7 @@ class ReceiveQueue {
   std::size_t reserve(std::uint64_t bytes);
   std::size_t refuse_length();
   template <class Copy>
-  bool place(virtio::NetHeader header, const EthernetHeader& ethernet, std::uint32_t length, Copy copy);
+  bool place(std::span<const std::byte, kFrameStart> start, std::uint32_t length, Copy copy);
   void use_chains(std::size_t count, std::uint64_t bytes);
 
   static constexpr std::uint16_t kAhead = 32;  ///< buffers taken from the ring at a time

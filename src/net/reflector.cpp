@@ -63,7 +63,7 @@ std::uint32_t Reflector::reflect(Pair& pair) {
   TransmitQueue& queue = *pair.transmit;
   const bool receives = pair.receive != nullptr && pair.receive_enabled;
   const auto frames = queue.take();
-  for (const Frame& frame : frames) {
+  for (Frame& frame : frames) {
     if (frame.length == 0) [[unlikely]] {
       queue.counters().dropped_bad_frame.add(1);
       continue;
@@ -72,11 +72,10 @@ std::uint32_t Reflector::reflect(Pair& pair) {
       queue.counters().dropped_disabled.add(1);
       continue;
     }
-    Frame answer = frame;
-    std::swap(answer.ethernet.destination, answer.ethernet.source);
+    std::swap(frame.ethernet.destination, frame.ethernet.source);
     // The driver gets back only what it can take: a driver may send with offloads that it does not accept itself.
-    if (needs_resolution(answer.header, pair.receive->features())) answer.header = virtio::NetHeader{};
-    pair.receive->deliver(answer);
+    if (needs_resolution(frame.header, pair.receive->features())) frame.header = virtio::NetHeader{};
+    pair.receive->deliver(frame);
   }
   if (receives) pair.receive->flush();
   queue.complete(frames.size());

@@ -10,13 +10,6 @@ namespace {
 
 using memory::GuestSpan;
 
-/// Header and start of a frame as they lie behind each other in the usual chain.
-struct FrameStart {
-  virtio::NetHeader header;
-  EthernetHeader ethernet;
-};
-static_assert(sizeof(FrameStart) == 26);
-
 /// Reads bytes that lie over several segments.
 void gather(std::span<const GuestSpan> segments, std::size_t skip, std::span<std::byte> to) {
   for (const GuestSpan& segment : segments) {
@@ -54,46 +47,44 @@ TransmitQueue::TransmitQueue(virtio::SplitDeviceQueue ring, const vdpa::QueueSet
       header_size_(net_header_size(features_)),
       counters_(&counters) {}
 
-std::span<const Frame> TransmitQueue::take() {
+std::span<Frame> TransmitQueue::take() {
   batch_.clear();
   const std::uint16_t count = ring_.take(batch_, kBatch);
   // The payloads are on their way into the cache while the first headers are looked at.
   for (const virtio::Chain& chain : batch_.chains()) {
     if (chain.readable != 0) batch_.readable(chain).front().prefetch(0);
   }
-  for (std::uint16_t i = 0; i < count; ++i) frames_[i] = frame_of(batch_[i]);
+  for (std::uint16_t i = 0; i < count; ++i) describe(batch_[i], frames_[i]);
   return {frames_.data(), count};
 }
 
-Frame TransmitQueue::frame_of(const virtio::Chain& chain) const {
-  Frame frame;
+void TransmitQueue::describe(const virtio::Chain& chain, Frame& frame) const {
+  frame.length = 0;
   auto segments = batch_.readable(chain);
   const std::uint64_t least = header_size_ + sizeof(EthernetHeader);
-  if (chain.readable_bytes < least || chain.readable_bytes > header_size_ + std::uint64_t{kMaxFrame}) return frame;
+  if (chain.readable_bytes < least || chain.readable_bytes > header_size_ + std::uint64_t{kMaxFrame}) return;
 
-  FrameStart start;
-  if (segments.front().size() >= sizeof start && header_size_ == sizeof start.header) [[likely]] {
-    start = segments.front().fetch<FrameStart>(0);
+  // Straight into the frame: a copy on the stack would be loaded again across its stores, which stalls.
+  const auto start = start_of(frame);
+  if (segments.front().size() >= kFrameStart && header_size_ == sizeof frame.header) [[likely]] {
+    segments.front().read(0, start);
   } else {
-    start.header.num_buffers = 0;
-    gather(segments, 0, std::as_writable_bytes(std::span(&start.header, 1)).first(header_size_));
-    gather(segments, header_size_, std::as_writable_bytes(std::span(&start.ethernet, 1)));
+    frame.header.num_buffers = 0;
+    gather(segments, 0, start.first(header_size_));
+    gather(segments, header_size_, start.subspan<sizeof(virtio::NetHeader)>());
   }
   const auto length = static_cast<std::uint32_t>(chain.readable_bytes - header_size_);
-  if (check_header(start.header, length, features_) != HeaderFault::none) [[unlikely]]
-    return frame;
+  if (check_header(frame.header, length, features_) != HeaderFault::none) [[unlikely]]
+    return;
 
   std::uint32_t skip = header_size_;
   while (skip >= segments.front().size()) {
     skip -= static_cast<std::uint32_t>(segments.front().size());
     segments = segments.subspan(1);
   }
-  frame.header = start.header;
-  frame.ethernet = start.ethernet;
   frame.length = length;
   frame.segments = segments;
   frame.skip = skip;
-  return frame;
 }
 
 void TransmitQueue::complete(std::size_t count) {

@@ -27,7 +27,7 @@ class TransmitQueue {
 
   bool has_work() { return ring_.available() != 0; }
   /// The next frames, at most kBatch. A frame whose header lies is not dropped here: its `length` is 0.
-  std::span<const Frame> take();
+  std::span<Frame> take();
   /// Gives the first `count` frames of the batch back to the driver and puts the others back to be taken again; calls
   /// the driver if it wants that.
   void complete(std::size_t count);
@@ -42,7 +42,7 @@ class TransmitQueue {
 
  private:
   TransmitQueue(virtio::SplitDeviceQueue ring, const vdpa::QueueSetup& setup, QueueCounters& counters);
-  Frame frame_of(const virtio::Chain& chain) const;
+  void describe(const virtio::Chain& chain, Frame& frame) const;
 
   virtio::SplitDeviceQueue ring_;
   std::optional<CallFd> call_;

@@ -240,6 +240,7 @@ constexpr Parsers make_parsers(std::type_identity<std::variant<Messages...>>) {
 }
 constexpr Parsers kParsers = make_parsers(std::type_identity<FrontendMessage>{});
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): it owns the descriptors, which end here whatever happens
 Result<FrontendMessage> decode_known(const MessageSpec& spec, Body body) {
   CW_CHECK(check_rules(spec, body.bytes, body.fds.size()));
   return kParsers[spec.id](body);

@@ -51,7 +51,7 @@ Result<Answer> Session::answer(const Header& header, std::span<const std::byte> 
   CW_TRY(auto message, decode(header, body, std::move(*fds)));
   const MessageSpec& spec = *find_frontend_message(header.request);
   if (auto allowed = check_negotiated(spec); !allowed) return broken(std::move(allowed).error(), spec);
-  auto result = std::visit([this](auto&& decoded) { return on(std::move(decoded)); }, std::move(message));
+  auto result = std::visit([this](auto& decoded) { return on(std::move(decoded)); }, message);
   if (!result) return broken(std::move(result).error(), spec);
   return result;
 }

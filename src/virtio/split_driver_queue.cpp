@@ -21,7 +21,8 @@ SplitDriverQueue::SplitDriverQueue(const RingConfig& config, SplitAreas areas,
   for (std::uint16_t i = 0; i < config.size.entries(); ++i) next_[i] = static_cast<std::uint16_t>((i + 1) & mask_);
 }
 
-Result<SplitDriverQueue> SplitDriverQueue::start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+Result<SplitDriverQueue> SplitDriverQueue::start(const RingConfig& config,
+                                                 const std::shared_ptr<const memory::MemoryMap>& map,
                                                  std::optional<memory::Iova> indirect_area) {
   CW_TRY(const auto areas, SplitAreas::locate(config, *map));
   SplitDriverQueue queue(config, areas, map);

@@ -40,7 +40,7 @@ class SplitDriverQueue {
 
   /// Starts on ring memory that is all zeros, or goes on where `config.start` says with nothing in flight.
   /// `indirect_area`: where indirect tables may lie, `indirect_bytes` bytes aligned to 16; needs the feature.
-  static Result<SplitDriverQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+  static Result<SplitDriverQueue> start(const RingConfig& config, const std::shared_ptr<const memory::MemoryMap>& map,
                                         std::optional<memory::Iova> indirect_area = std::nullopt);
 
   /// Adds one chain, `readable` before `writable`; false when there is no room now. Not visible before `publish`.
@@ -79,7 +79,7 @@ class SplitDriverQueue {
   std::uint16_t mask_;
   bool event_idx_;
   std::optional<memory::GuestSpan> indirect_;
-  memory::Iova indirect_iova_{};
+  memory::Iova indirect_iova_;
 
   std::vector<std::uint16_t> next_;  // our copy of each descriptor's next field: free list and chains
   std::vector<InFlight> in_flight_;  // by head
