@@ -127,7 +127,7 @@ def compare(workload, size, pairs, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7, help="alternating measurements of each entry (7)")
-    parser.add_argument("--seconds", type=float, default=0.7, help="length of each (0.7)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of each (0.4)")
     arguments = parser.parse_args()
     print(f"Causeway against DPDK's net_vhost, same testpmd virtio-user driver, split ring of 256, medians of"
           f" {arguments.pairs} alternating pairs")
