@@ -1,6 +1,9 @@
 #include "support/fake_guest.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
 
 namespace causeway::testing {
 namespace {
@@ -175,6 +178,10 @@ void FakeGuest::fill_transmit_buffers(std::uint16_t pair, std::span<const std::b
     span->put(0, virtio::NetHeader{});
     span->write(kHeader, frame);
   }
+}
+
+void FakeGuest::truncate_memory() const {
+  if (::ftruncate(memory_->regions().front().file->borrow(), 0) != 0) std::abort();
 }
 
 bool FakeGuest::is_broken() const {

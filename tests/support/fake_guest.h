@@ -51,12 +51,15 @@ class FakeGuest final : public port::DriverSide {
 
   /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
   void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
+  /// Takes the memory away under the device, as a front-end can that is out of its mind.
+  void truncate_memory() const;
   bool is_broken() const;
   const CallFd& receive_call(std::uint16_t pair) const { return queues_[2u * pair].call; }
   std::uint32_t config_changes() const { return config_changes_; }
 
   void config_changed() override { ++config_changes_; }
-  void memory_lost() override {}
+  std::uint32_t memory_losses() const { return memory_losses_; }
+  void memory_lost() override { ++memory_losses_; }
 
  private:
   struct Queue {
@@ -79,6 +82,7 @@ class FakeGuest final : public port::DriverSide {
   std::uint64_t allocated_ = 0;
   std::vector<Queue> queues_;
   std::uint32_t config_changes_ = 0;
+  std::uint32_t memory_losses_ = 0;
 };
 
 }  // namespace causeway::testing
