@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/mman.h>
 #include <unistd.h>
+
+#include <fstream>
 
 namespace causeway {
 namespace {
@@ -55,6 +58,37 @@ TEST(Mapping, OfATruncatedFileBecomesZerosAndTellsSo) {
   EXPECT_EQ((*other)->data()[0], std::byte{9});
   EXPECT_TRUE(event->drain()) << "the control thread must hear of it";
   data[3 * page_size()] = std::byte{1};  // and writing goes nowhere, quietly
+}
+
+/// Reserves huge pages for as long as it lives. Needs root.
+class HugePages {
+ public:
+  explicit HugePages(int wanted) {
+    std::ifstream(kKnob) >> before_;
+    std::ofstream(kKnob) << before_ + wanted;
+  }
+  ~HugePages() { std::ofstream(kKnob) << before_; }
+
+ private:
+  static constexpr const char* kKnob = "/proc/sys/vm/nr_hugepages";
+  int before_ = 0;
+};
+
+TEST(Mapping, OfHugePagesIsWidenedToWholePages) {
+  const HugePages reserved(2);
+  const int raw = ::memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+  ASSERT_GE(raw, 0) << "this kernel has no huge pages";
+  const auto file = OwnedFd::adopt(raw);
+  constexpr std::size_t kHuge = std::size_t{2} << 20;
+  ASSERT_EQ(::ftruncate(raw, 2 * kHuge), 0);
+  // A region that begins in the middle of one page and ends in the next, as a front-end may describe it.
+  const auto mapping = Mapping::map(file, page_size() + 8, kHuge);
+  ASSERT_TRUE(mapping) << mapping.error().text();
+  (*mapping)->data()[0] = std::byte{5};
+  (*mapping)->data()[kHuge - 1] = std::byte{6};
+  const auto again = Mapping::map(file, kHuge, kHuge);
+  ASSERT_TRUE(again);
+  EXPECT_EQ((*again)->data()[page_size() + 8 - 1], std::byte{6});
 }
 
 }  // namespace

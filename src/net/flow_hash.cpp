@@ -1,5 +1,6 @@
 #include "net/flow_hash.h"
 
+#include "net/big_endian.h"
 #include "net/ethernet.h"
 
 #include <cstring>
@@ -13,23 +14,24 @@ constexpr std::uint16_t kEtherTypeServiceVlan = 0x88a8;
 // The fragment offset of IPv4 and its "more fragments" bit: only whole datagrams have ports at a known place.
 constexpr std::uint16_t kFragmentBits = 0x3fff;
 
-std::uint16_t be16(std::span<const std::byte> bytes, std::size_t at) {
-  return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 |
-                                    std::to_integer<unsigned>(bytes[at + 1]));
-}
-
 std::uint64_t mix(std::uint64_t value) {
   value ^= value >> 32;
   value *= 0x9e3779b97f4a7c15ULL;
   return value ^ value >> 29;
 }
 
-/// Hash of `size` bytes; the sum of two such hashes does not depend on which came first.
-std::uint64_t part(std::span<const std::byte> bytes, std::size_t at, std::size_t size) {
-  std::uint64_t value = size;
-  for (std::size_t i = 0; i < size; ++i)
-    value = mix(value << 8 ^ value >> 56 ^ std::to_integer<std::uint64_t>(bytes[at + i]));
+/// Up to 8 bytes as a number; which end comes first does not matter to a hash.
+std::uint64_t load(std::span<const std::byte> bytes, std::size_t at, std::size_t size) {
+  std::uint64_t value = 0;
+  std::memcpy(&value, bytes.subspan(at, size).data(), size);
   return value;
+}
+
+/// Hash of an address or port of `size` bytes (up to 16); the sum of two such does not depend on which came first.
+std::uint64_t part(std::span<const std::byte> bytes, std::size_t at, std::size_t size) {
+  if (size <= sizeof(std::uint64_t)) return mix(load(bytes, at, size) + size);
+  const std::size_t half = size / 2;
+  return mix(mix(load(bytes, at, half) + size) + load(bytes, at + half, half));
 }
 
 std::uint64_t both(std::span<const std::byte> bytes, std::size_t first, std::size_t second, std::size_t size) {

@@ -48,9 +48,19 @@ bool contains(const std::vector<MacAddress>& addresses, const MacAddress& addres
   return std::ranges::binary_search(addresses, address.number(), {}, &MacAddress::number);
 }
 
-/// Topic of a command in a Port's log: class and command, and the VLAN where each id is a matter of its own.
-std::uint64_t topic_of(std::uint8_t type, std::uint8_t command, std::uint16_t detail = 0) {
-  return std::uint64_t{type} << 32 | std::uint64_t{command} << 16 | detail;
+/// What a command that was carried out means for a Port's log. A setting is a topic; each VLAN is one of its own, for
+/// which adding and deleting are two values.
+vdpa::ControlReply reply_for(std::uint8_t type, std::uint8_t command, std::span<const std::byte> data) {
+  const std::uint64_t topic = std::uint64_t{type} << 32;
+  switch (static_cast<NetCtrlClass>(type)) {
+    case NetCtrlClass::vlan:
+      return {.ack = virtio::kCtrlOk, .topic = topic | le16(data), .is_default = command == 1};
+    case NetCtrlClass::announce:
+      // An event, not a setting: there is nothing to tell another Device.
+      return {.ack = virtio::kCtrlOk, .topic = topic | std::uint64_t{command} << 16, .is_default = true};
+    default:
+      return {.ack = virtio::kCtrlOk, .topic = topic | std::uint64_t{command} << 16};
+  }
 }
 
 }  // namespace
@@ -72,32 +82,31 @@ vdpa::ControlReply ReceiveFilter::apply(std::span<const std::byte> command, virt
   const auto type = std::to_integer<std::uint8_t>(command[0]);
   const auto number = std::to_integer<std::uint8_t>(command[1]);
   const auto data = command.subspan(2);
-  vdpa::ControlReply reply{.ack = virtio::kCtrlOk, .topic = topic_of(type, number)};
-  bool done = false;
+  if (!carry_out(type, number, data, negotiated, max_pairs)) return refused;
+  // No later than the command that ends promiscuous mode, so as soon as it matters.
+  filters_vlan_ = negotiated.has(NetFeature::ctrl_vlan);
+  return reply_for(type, number, data);
+}
+
+bool ReceiveFilter::carry_out(std::uint8_t type, std::uint8_t command, std::span<const std::byte> data,
+                              virtio::FeatureSet negotiated, std::uint16_t max_pairs) {
   switch (static_cast<NetCtrlClass>(type)) {
     case NetCtrlClass::rx:
-      done = set_mode(number, data, negotiated);
-      break;
+      return set_mode(command, data, negotiated);
     case NetCtrlClass::mac:
-      done = set_mac(number, data, negotiated);
-      break;
+      return set_mac(command, data, negotiated);
     case NetCtrlClass::vlan:
-      done = set_vlan(number, data, negotiated);
-      // Adding and deleting an id are one topic: what counts is the last of the two.
-      if (done) reply = {.ack = virtio::kCtrlOk, .topic = topic_of(type, 0, le16(data)), .is_default = number == 1};
-      break;
+      return set_vlan(command, data, negotiated);
     case NetCtrlClass::announce:
-      done = negotiated.has(NetFeature::guest_announce) && number == 0 && data.empty();
-      announce_acknowledged_ = announce_acknowledged_ || done;
-      reply.is_default = true;  // an event, not a setting
-      break;
+      if (!negotiated.has(NetFeature::guest_announce) || command != 0 || !data.empty()) return false;
+      announce_acknowledged_ = true;
+      return true;
     case NetCtrlClass::mq:
-      done = negotiated.has(NetFeature::mq) && number == 0 && set_pairs(data, max_pairs);
-      break;
+      return negotiated.has(NetFeature::mq) && command == 0 && set_pairs(data, max_pairs);
     case NetCtrlClass::guest_offloads:
-      break;  // CTRL_GUEST_OFFLOADS is not offered
+      return false;  // CTRL_GUEST_OFFLOADS is not offered
   }
-  return done ? reply : refused;
+  return false;
 }
 
 bool ReceiveFilter::set_mode(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
@@ -155,8 +164,7 @@ bool ReceiveFilter::set_table(std::span<const std::byte> data) {
 bool ReceiveFilter::set_vlan(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
   if (data.size() != 2 || command > 1 || !negotiated.has(NetFeature::ctrl_vlan)) return false;
   const std::uint16_t id = le16(data);
-  if (id >= vlans_.size()) return false;
-  filters_vlan_ = true;
+  if (id >= kVlans) return false;
   vlans_[id] = static_cast<virtio::NetCtrlVlan>(command) == virtio::NetCtrlVlan::add;
   return true;
 }

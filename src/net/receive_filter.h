@@ -13,29 +13,38 @@
 
 namespace causeway::net {
 
-/// Value type: the control thread changes its copy and gives the worker a new one. Until the driver says otherwise it
-/// receives everything, as 5.1.6.5.1 wants of a device whose driver does not filter.
+/// Value type: the control thread changes its copy and gives the worker a new one.
+///
+/// Invariants: (1) until the driver turns promiscuous mode off it receives everything, also where its commands go to
+/// somebody else (a VMM with a control queue of its own); (2) promiscuous mode is above every other filter, VLANs
+/// included (5.1.6.5.1.1); (3) below it, VLANs are filtered exactly when CTRL_VLAN was negotiated, at first all of them
+/// (5.1.6.5.3); (4) a command that is refused changes nothing.
 class ReceiveFilter {
  public:
   /// Entries of each MAC table; a driver that sends more gets all frames of that kind, which the standard allows.
   static constexpr std::size_t kMaxAddresses = 1024;
   static constexpr std::uint16_t kAllPairs = 0xffff;
+  static constexpr std::uint16_t kVlans = 4096;
 
   ReceiveFilter() = default;
   explicit ReceiveFilter(const MacAddress& mac) : mac_(mac) {}
 
-  /// `vlan`: the tag's VLAN id, if the frame has one.
+  /// `vlan`: the tag's VLAN id, below 4096, if the frame has one.
   bool accepts(const EthernetHeader& frame, std::optional<std::uint16_t> vlan) const {
-    if (vlan && filters_vlan_ && !vlans_[*vlan]) return false;
     if (promiscuous_) return true;
+    if (vlan && filters_vlan_ && !vlans_[*vlan % kVlans]) return false;
     return accepts_address(frame.destination);
   }
-  /// Queue pairs in use, kAllPairs until the driver has said how many.
+  /// Queue pairs in use, kAllPairs until the driver has said how many: where the driver's commands go to a VMM, the
+  /// enabled queues are those in use.
   std::uint16_t active_pairs() const { return active_pairs_; }
+  /// The NIC's own address, as the driver set it last.
   const MacAddress& mac() const { return mac_; }
+  /// The driver has answered an announcement since reset.
   bool announce_acknowledged() const { return announce_acknowledged_; }
 
-  /// Carries out one command: class, command, data. A bad one is answered with kCtrlErr and changes nothing.
+  /// Carries out one command: class, command, data. A bad one, or one whose feature is not in `negotiated`, is answered
+  /// with kCtrlErr and changes nothing. `max_pairs`: queue pairs of the device.
   vdpa::ControlReply apply(std::span<const std::byte> command, virtio::FeatureSet negotiated, std::uint16_t max_pairs);
 
  private:
@@ -44,6 +53,8 @@ class ReceiveFilter {
   bool set_mac(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated);
   bool set_table(std::span<const std::byte> data);
   bool set_vlan(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated);
+  bool carry_out(std::uint8_t type, std::uint8_t command, std::span<const std::byte> data,
+                 virtio::FeatureSet negotiated, std::uint16_t max_pairs);
   bool set_pairs(std::span<const std::byte> data, std::uint16_t max_pairs);
 
   MacAddress mac_;
@@ -58,7 +69,7 @@ class ReceiveFilter {
   bool unicast_overflow_ = false;
   bool multicast_overflow_ = false;
   bool filters_vlan_ = false;
-  std::bitset<4096> vlans_;
+  std::bitset<kVlans> vlans_;
   std::uint16_t active_pairs_ = kAllPairs;
   bool announce_acknowledged_ = false;
 };
