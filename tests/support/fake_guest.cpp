@@ -15,6 +15,8 @@ using virtio::DriverBuffer, virtio::QueueIndex;
 constexpr std::uint64_t kIovaBase = 0x1'0000'0000;
 constexpr std::uint64_t kFrontendBase = 0x7f00'0000'0000;
 constexpr std::size_t kPage = 4096;
+constexpr std::uint32_t kControlRing = 16;
+constexpr std::size_t kControlBytes = 8 * kPage;
 
 constexpr std::size_t page_up(std::size_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
@@ -38,7 +40,7 @@ Result<void> FakeGuest::start() {
   const std::size_t per_queue = 3 * page_up(std::size_t{16} * config_.ring_size + 64) +
                                 page_up(std::size_t{config_.buffer_size} * config_.ring_size) +
                                 page_up(std::size_t{16} * 32 * config_.ring_size);
-  const std::uint64_t size = page_up(per_queue * 2 * config_.queue_pairs);
+  const std::uint64_t size = page_up(per_queue * 2 * config_.queue_pairs) + kControlBytes;
   CW_TRY(auto file, make_memfd("fake-guest", size));
   CW_TRY(auto shared, file.duplicate());
   CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
@@ -47,6 +49,7 @@ Result<void> FakeGuest::start() {
   CW_CHECK(port_.set_features(config_.features));
   CW_CHECK(port_.set_memory({std::move(given)}));
   for (std::uint16_t i = 0; i < 2 * config_.queue_pairs; ++i) CW_CHECK(start_queue(i));
+  if (config_.features.has(virtio::NetFeature::ctrl_vq)) CW_CHECK(start_control_queue());
   using vdpa::Status;
   return port_.set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
 }
@@ -90,6 +93,46 @@ Result<void> FakeGuest::start_queue(std::uint16_t index) {
   CW_CHECK(port_.set_queue_call(number, call));
   CW_CHECK(port_.start_queue(number, kick));
   return port_.enable_queue(number, true);
+}
+
+Result<void> FakeGuest::start_control_queue() {
+  CW_TRY(const auto size, virtio::QueueSize::split(kControlRing));
+  const virtio::RingConfig ring{.size = size,
+                                .descriptors = allocate(virtio::SplitAreas::descriptor_bytes(size)),
+                                .available = allocate(virtio::SplitAreas::available_bytes(size)),
+                                .used = allocate(virtio::SplitAreas::used_bytes(size)),
+                                .features = config_.features,
+                                .start = {}};
+  CW_TRY(auto driver, virtio::SplitDriverQueue::start(ring, memory_));
+  CW_TRY(auto kick, KickFd::make());
+  CW_TRY(auto call, CallFd::make());
+  control_.emplace(
+      Queue{.ring = std::move(driver), .kick = kick, .call = call, .buffers = allocate(kPage), .unused = {}});
+  const bool mq = config_.features.has(virtio::NetFeature::mq);
+  const QueueIndex number{static_cast<std::uint16_t>(mq ? 2 * config_.queue_pairs : 2)};
+  CW_CHECK(port_.set_queue_size(number, kControlRing));
+  CW_CHECK(port_.set_queue_base(number, 0));
+  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
+                                              .descriptors = ring.descriptors.value(),
+                                              .available = ring.available.value(),
+                                              .used = ring.used.value()}));
+  CW_CHECK(port_.set_queue_call(number, call));
+  return port_.start_queue(number, kick);
+}
+
+void FakeGuest::send_control(std::span<const std::byte> command) {
+  const memory::GuestSpan page = *memory_->translate(control_->buffers, kPage);
+  page.write(0, command);
+  page.put(kPage - 1, std::uint8_t{0xff});
+  const DriverBuffer out{.address = control_->buffers, .length = static_cast<std::uint32_t>(command.size())};
+  const DriverBuffer in{.address = Iova(control_->buffers.value() + kPage - 1), .length = 1};
+  control_->ring.add({&out, 1}, {&in, 1}, 0);
+  if (control_->ring.publish()) control_->kick.signal();
+}
+
+std::optional<std::uint8_t> FakeGuest::poll_control() {
+  if (!control_->ring.reap()) return std::nullopt;
+  return memory_->translate(control_->buffers, kPage)->fetch<std::uint8_t>(kPage - 1);
 }
 
 Iova FakeGuest::buffer(const Queue& queue, std::uint64_t number) const {

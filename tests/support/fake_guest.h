@@ -51,6 +51,11 @@ class FakeGuest final : public port::DriverSide {
 
   /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
   void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
+  /// Gives a command to the control virtqueue (there is one when CTRL_VQ is negotiated) and returns the device's
+  /// answer; nothing while the device has not answered. `poll_control` asks again. Thread: the port's control thread.
+  void send_control(std::span<const std::byte> command);
+  std::optional<std::uint8_t> poll_control();
+
   /// Takes the memory away under the device, as a front-end can that is out of its mind.
   void truncate_memory() const;
   bool is_broken() const;
@@ -80,7 +85,10 @@ class FakeGuest final : public port::DriverSide {
   FakeGuestConfig config_;
   std::shared_ptr<const memory::MemoryMap> memory_;
   std::uint64_t allocated_ = 0;
+  Result<void> start_control_queue();
+
   std::vector<Queue> queues_;
+  std::optional<Queue> control_;
   std::uint32_t config_changes_ = 0;
   std::uint32_t memory_losses_ = 0;
 };
