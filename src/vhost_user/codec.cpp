@@ -28,7 +28,8 @@ Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes, Head
   }
   const bool is_reply = (header.flags & wire::kReplyFlag) != 0;
   if (is_reply != (due == HeaderOf::reply)) {
-    return fail(Errc::peer_violation, fmt::format("{}: a {} is due", name, is_reply ? "reply, where a request" : "request, where a reply"));
+    return fail(Errc::peer_violation,
+                fmt::format("{}: a {} is due", name, is_reply ? "reply, where a request" : "request, where a reply"));
   }
   if ((header.flags & ~known) != 0) {
     return fail(Errc::peer_violation, fmt::format("{}: header flags {:#x} are reserved", name, header.flags & ~known));

@@ -24,8 +24,8 @@ T read(std::span<const std::byte> body) {
 Result<Answer> config_answer(std::string_view name, std::span<const std::byte> body) {
   if (body.empty()) return Answer(Done{});
   if (body.size() < sizeof(wire::ConfigHead)) {
-    return violation(name, fmt::format("a reply of {} bytes, the head alone has {}", body.size(),
-                                       sizeof(wire::ConfigHead)));
+    return violation(name,
+                     fmt::format("a reply of {} bytes, the head alone has {}", body.size(), sizeof(wire::ConfigHead)));
   }
   const auto head = read<wire::ConfigHead>(body);
   const auto bytes = body.subspan(sizeof head);
@@ -33,8 +33,7 @@ Result<Answer> config_answer(std::string_view name, std::span<const std::byte> b
   if (head.size != bytes.size()) {
     return violation(name, fmt::format("the reply says {} bytes, carries {}", head.size, bytes.size()));
   }
-  return Answer(
-      ConfigAnswer{.offset = head.offset, .flags = head.flags, .bytes = Bytes(bytes.begin(), bytes.end())});
+  return Answer(ConfigAnswer{.offset = head.offset, .flags = head.flags, .bytes = Bytes(bytes.begin(), bytes.end())});
 }
 
 Result<void> check_reply_size(std::string_view name, std::size_t due, std::size_t size) {
@@ -50,7 +49,8 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
   if (header.request != spec.id) {
     return violation(spec.name, fmt::format("answered by a reply to {}", name_of_request(header.request)));
   }
-  if (descriptors != 0) return violation(spec.name, fmt::format("a reply with {} descriptors, takes none", descriptors));
+  if (descriptors != 0)
+    return violation(spec.name, fmt::format("a reply with {} descriptors, takes none", descriptors));
   switch (spec.reply) {
     case Reply::ack_if_asked:
     case Reply::u64_value:

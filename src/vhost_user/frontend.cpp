@@ -47,23 +47,35 @@ std::uint16_t queues_per_unit(DeviceType type) {
 
 Result<std::unique_ptr<Frontend>> Frontend::make(Loop& loop, FrontendConfig config) {
   std::unique_ptr<Frontend> frontend(new Frontend(loop, std::move(config)));
-  auto started = frontend->start();
-  if (started) return frontend;
-  const FrontendConfig& wanted = frontend->config_;
-  return fail(
-      std::move(started).error().context(fmt::format("device {}: socket '{}'", wanted.name, wanted.path.native())));
+  const auto begin = [&self = *frontend]() -> Result<void> {
+    CW_TRY(self.connector_, Connector::make(self.loop_, self.config_.path, self.config_.role));
+    CW_TRY(auto socket, self.connector_->wait(self.config_.wait));
+    if (!self.config_.reconnect) self.connector_.reset();
+    return self.start(std::move(socket));
+  };
+  if (auto begun = begin(); !begun) {
+    const FrontendConfig& wanted = frontend->config_;
+    return fail(
+        std::move(begun).error().context(fmt::format("device {}: socket '{}'", wanted.name, wanted.path.native())));
+  }
+  return frontend;
 }
 
-Result<void> Frontend::start() {
-  CW_TRY(connector_, Connector::make(loop_, config_.path, config_.role));
-  CW_TRY(auto socket, connector_->wait(config_.wait));
+Result<std::unique_ptr<Frontend>> Frontend::make_on(Loop& loop, FrontendConfig config, UnixSocket socket) {
+  config.reconnect = false;
+  std::unique_ptr<Frontend> frontend(new Frontend(loop, std::move(config)));
+  if (auto begun = frontend->start(std::move(socket)); !begun) {
+    return fail(std::move(begun).error().context("device " + frontend->config_.name));
+  }
+  return frontend;
+}
+
+Result<void> Frontend::start(UnixSocket socket) {
   CW_TRY(remote_, negotiate(std::move(socket)));
   describe();
   CW_CHECK(learn_config());
-  if (!config_.reconnect) connector_.reset();
-  log::info("device {}: back-end at '{}': {} queues, features {}; protocol features {}", info_.name,
-            config_.path.native(), info_.queues, virtio::text(info_.type, info_.features),
-            text(remote_->protocol_features()));
+  log::info("device {}: back-end of {} queues, features {}; protocol features {}", info_.name, info_.queues,
+            virtio::text(info_.type, info_.features), text(remote_->protocol_features()));
   return {};
 }
 

@@ -27,15 +27,15 @@ struct FrontendConfig {
   std::filesystem::path path;
   Role role = Role::connect;
   virtio::DeviceType type = virtio::DeviceType::net;  ///< the protocol does not tell
-  std::uint16_t queues = 2;             ///< data queues wanted; a back-end that has fewer gives fewer
-  std::uint32_t largest_ring = 1024;    ///< entries; the protocol does not tell
-  bool reconnect = false;               ///< a back-end that leaves is waited for, and its successor goes on
-  bool inband_notifications = false;    ///< kicks and calls as messages, where the back-end can; for tests
+  std::uint16_t queues = 2;                           ///< data queues wanted; a back-end that has fewer gives fewer
+  std::uint32_t largest_ring = 1024;                  ///< entries; the protocol does not tell
+  bool reconnect = false;                    ///< a back-end that leaves is waited for, and its successor goes on
+  bool inband_notifications = false;         ///< kicks and calls as messages, where the back-end can; for tests
   std::chrono::milliseconds wait{5000};      ///< for the first back-end, in `make`
   std::chrono::milliseconds patience{5000};  ///< for each reply
   /// Net: configuration space for a back-end that keeps none (protocol feature CONFIG), as DPDK's.
-  std::optional<std::array<std::uint8_t, 6>> mac;
-  std::optional<std::uint16_t> mtu;  ///< bytes
+  std::optional<std::array<std::uint8_t, 6>> mac{};
+  std::optional<std::uint16_t> mtu{};  ///< bytes
 };
 
 /// Requests are synchronous: each waits for the back-end, `patience` at most. A back-end that breaks the protocol, or
@@ -57,6 +57,8 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   /// what is needed; Errc::peer_violation: it breaks the protocol; Errc::busy, Errc::invalid_value, Errc::system: the
   /// path. All name the Device and the path. `loop` must outlive it.
   static Result<std::unique_ptr<Frontend>> make(Loop& loop, FrontendConfig config);
+  /// On a connection that is there already; path, role, wait and reconnect of the configuration are not used.
+  static Result<std::unique_ptr<Frontend>> make_on(Loop& loop, FrontendConfig config, UnixSocket socket);
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
   /// Closes the connection; by that the back-end knows that it may touch nothing any more.
@@ -104,7 +106,7 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   void on_end(const Error& why) override;
 
   // frontend.cpp
-  Result<void> start();
+  Result<void> start(UnixSocket socket);
   Result<std::unique_ptr<RemoteBackend>> negotiate(UnixSocket socket);
   void describe();
   virtio::FeatureSet offered_by(const RemoteBackend& remote) const;
@@ -145,14 +147,14 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   FrontendConfig config_;
   vdpa::DeviceInfo info_{};
   vdpa::DeviceObserver* observer_ = nullptr;
-  std::unique_ptr<Connector> connector_;  // after the first connection: with `reconnect` only
+  std::unique_ptr<Connector> connector_;        // after the first connection: with `reconnect` only
   std::optional<virtio::FeatureSet> features_;  // those that were negotiated
   vdpa::Status status_ = vdpa::Status::reset;
   bool is_driver_ok_told_ = false;  // to this back-end
   std::shared_ptr<const memory::MemoryMap> map_ = memory::MemoryMap::empty();
   std::map<QueueIndex, Queue> queues_;
-  std::uint16_t active_queues_ = 0;   // those of the queue pairs that the driver uses
-  std::optional<std::uint16_t> mtu_;  // as told by the driver side
+  std::uint16_t active_queues_ = 0;      // those of the queue pairs that the driver uses
+  std::optional<std::uint16_t> mtu_;     // as told by the driver side
   std::vector<std::byte> config_space_;  // for a back-end that keeps none, and while none is there
   std::uint32_t generation_ = 0;
 

@@ -11,7 +11,7 @@ using ::testing::HasSubstr;
 using PF = ProtocolFeature;
 
 constexpr std::uint32_t kReply = wire::kVersion | wire::kReplyFlag;
-constexpr ProtocolFeatures kAll{PF::mq,    PF::reply_ack,           PF::mtu,    PF::config,
+constexpr ProtocolFeatures kAll{PF::mq,     PF::reply_ack,           PF::mtu,         PF::config,
                                 PF::status, PF::configure_mem_slots, PF::reset_device};
 
 Bytes reply_of(Request request, std::uint32_t flags, const Bytes& payload) {
@@ -54,8 +54,9 @@ TEST_F(ABadBackend, AnswersWithoutTheReplyFlag) {
 }
 
 TEST_F(ABadBackend, AnswersWithAHugePayload) {
-  EXPECT_THAT(refusal({{Request::get_features, {bytes_of(wire::Header{.request = 1, .flags = kReply, .size = 1u << 30})}}}),
-              HasSubstr("GET_FEATURES: a payload of 1073741824 bytes"));
+  EXPECT_THAT(
+      refusal({{Request::get_features, {bytes_of(wire::Header{.request = 1, .flags = kReply, .size = 1u << 30})}}}),
+      HasSubstr("GET_FEATURES: a payload of 1073741824 bytes"));
 }
 
 TEST_F(ABadBackend, SendsDescriptorsAlong) {
@@ -65,13 +66,15 @@ TEST_F(ABadBackend, SendsDescriptorsAlong) {
 }
 
 TEST_F(ABadBackend, StaysSilent) {
-  EXPECT_THAT(refusal({{Request::get_queue_num, {}}}), HasSubstr("GET_QUEUE_NUM: the back-end has not answered in 100 ms"));
+  EXPECT_THAT(refusal({{Request::get_queue_num, {}}}),
+              HasSubstr("GET_QUEUE_NUM: the back-end has not answered in 100 ms"));
 }
 
 TEST_F(ABadBackend, StaysSilentInTheMiddleOfAReply) {
   Bytes half = reply_of(Request::get_features, kReply, bytes_of(1ULL));
   half.resize(15);
-  EXPECT_THAT(refusal({{Request::get_features, {half}}}), HasSubstr("GET_FEATURES: the back-end has not answered in 100 ms"));
+  EXPECT_THAT(refusal({{Request::get_features, {half}}}),
+              HasSubstr("GET_FEATURES: the back-end has not answered in 100 ms"));
 }
 
 TEST_F(ABadBackend, HangsUp) {
@@ -85,24 +88,28 @@ TEST_F(ABadBackend, HasNoProtocolFeatures) {
 }
 
 TEST_F(ABadBackend, HasNoQueues) {
-  EXPECT_THAT(refusal({{Request::get_queue_num, {encode_reply(17, U64Answer{0})}}}), HasSubstr("the back-end has no queue"));
+  EXPECT_THAT(refusal({{Request::get_queue_num, {encode_reply(17, U64Answer{0})}}}),
+              HasSubstr("the back-end has no queue"));
 }
 
 TEST_F(ABadBackend, SendsAShortConfiguration) {
   const wire::ConfigHead head{.offset = 0, .size = 12, .flags = 0};
-  EXPECT_THAT(refusal({{Request::get_config, {reply_of(Request::get_config, kReply, bytes_of(head, std::uint32_t{0}))}}}),
-              HasSubstr("GET_CONFIG: the reply says 12 bytes, carries 4"));
+  EXPECT_THAT(
+      refusal({{Request::get_config, {reply_of(Request::get_config, kReply, bytes_of(head, std::uint32_t{0}))}}}),
+      HasSubstr("GET_CONFIG: the reply says 12 bytes, carries 4"));
 }
 
 TEST_F(ABadBackend, SendsAConfigurationThatWasNotAskedFor) {
   const wire::ConfigHead head{.offset = 4, .size = 4, .flags = 0};
-  EXPECT_THAT(refusal({{Request::get_config, {reply_of(Request::get_config, kReply, bytes_of(head, std::uint32_t{0}))}}}),
-              HasSubstr("GET_CONFIG: 4 bytes at 4 come for 12 at 0"));
+  EXPECT_THAT(
+      refusal({{Request::get_config, {reply_of(Request::get_config, kReply, bytes_of(head, std::uint32_t{0}))}}}),
+      HasSubstr("GET_CONFIG: 4 bytes at 4 come for 12 at 0"));
 }
 
 TEST_F(ABadBackend, GivesThePositionOfAnotherQueue) {
-  ASSERT_TRUE(meet({{Request::get_vring_base,
-                     {reply_of(Request::get_vring_base, kReply, bytes_of(wire::VringState{.index = 1, .number = 0}))}}}));
+  ASSERT_TRUE(
+      meet({{Request::get_vring_base,
+             {reply_of(Request::get_vring_base, kReply, bytes_of(wire::VringState{.index = 1, .number = 0}))}}}));
   start(0);
   const auto stopped = frontend_->stop_queue(QueueIndex{0});
   ASSERT_FALSE(stopped);

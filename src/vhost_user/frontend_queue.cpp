@@ -38,7 +38,8 @@ void Frontend::stop_queues_outside(const memory::MemoryMap& map) {
   for (auto& [index, queue] : queues_) {
     if (virtio::SplitAreas::locate(queue.setup.ring, map)) continue;
     if (is_connected()) {
-      if (auto stopped = remote_->stop_ring(index); !stopped) log::warn("device {}: {}", info_.name, stopped.error().text());
+      if (auto stopped = remote_->stop_ring(index); !stopped)
+        log::warn("device {}: {}", info_.name, stopped.error().text());
     }
     fail_soon(index, {.code = Errc::peer_violation, .what = "the memory of its ring is gone"});
   }
@@ -102,10 +103,13 @@ Result<void> Frontend::start_ring(RemoteBackend& remote, QueueIndex index, Queue
 }
 
 void Frontend::watch_ring(QueueIndex index, Queue& queue) {
-  queue.watch_err.emplace(loop_.watch(queue.err->fd(), [this, index, err = *queue.err] {
-    if (err.drain()) fail_soon(index, {.code = Errc::peer_violation, .what = "the back-end says that its ring is broken"});
-  }));
+  // A loop watches a descriptor once only: the old watch goes before the new one is made.
+  queue.watch_err.reset();
   queue.watch_kick.reset();
+  queue.watch_err.emplace(loop_.watch(queue.err->fd(), [this, index, err = *queue.err] {
+    if (err.drain())
+      fail_soon(index, {.code = Errc::peer_violation, .what = "the back-end says that its ring is broken"});
+  }));
   if (!queue.setup.kick || !is_connected() || !remote_->has(ProtocolFeature::inband_notifications)) return;
   queue.watch_kick.emplace(loop_.watch(queue.setup.kick->fd(), [this, index, kick = *queue.setup.kick] {
     if (!kick.drain() || !is_connected()) return;
@@ -126,7 +130,8 @@ Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, co
   const bool enabled = queue.enabled && virtio::number(index) < active_queues_;
   if (enabled && !is_driver_ok_told_) {
     // The driver side need not speak of status at all, yet a back-end that does starts only with DRIVER_OK.
-    CW_CHECK(remote.set_status(status_ | Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok));
+    CW_CHECK(
+        remote.set_status(status_ | Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok));
     is_driver_ok_told_ = true;
   }
   return remote.enable_ring(index, enabled);

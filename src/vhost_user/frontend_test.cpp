@@ -202,7 +202,8 @@ TEST_F(AFrontend, PassesStatusOnAndResets) {
 
 TEST_F(AFrontend, AnnouncesAndSetsTheMtu) {
   connect();
-  const std::array<std::byte, 6> mac{std::byte{2}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{9}};
+  const std::array<std::byte, 6> mac{std::byte{2}, std::byte{0}, std::byte{0},
+                                     std::byte{0}, std::byte{0}, std::byte{9}};
   ASSERT_TRUE(frontend_->announce(mac));
   ASSERT_TRUE(frontend_->set_mtu(9000));
   EXPECT_EQ(far_->ask([](FakeDevice& device) { return device.announced; }),
@@ -221,7 +222,9 @@ TEST_F(AFrontend, UsesAsManyPairsAsTheDriverSays) {
     return far_->ask([](FakeDevice& device) { return device.queues.at(QueueIndex{2}).enabled; });
   };
   EXPECT_TRUE(enabled());
-  const auto pairs = [](unsigned count) { return bytes_of(std::uint8_t{4}, std::uint8_t{0}, static_cast<std::uint16_t>(count)); };
+  const auto pairs = [](unsigned count) {
+    return bytes_of(std::uint8_t{4}, std::uint8_t{0}, static_cast<std::uint16_t>(count));
+  };
   EXPECT_EQ(frontend_->control(pairs(1)).ack, 0);
   EXPECT_FALSE(enabled());
   EXPECT_EQ(frontend_->control(pairs(2)).ack, 0);
@@ -263,13 +266,14 @@ TEST_F(AFrontend, DoesNotWaitForEverForItsFirstBackend) {
   config.wait = milliseconds(60);
   const auto made = make(config);
   ASSERT_FALSE(made);
-  EXPECT_THAT(made.error().text(), HasSubstr("device peer: socket '" + test_socket().native() + "': no back-end in 60 ms"));
+  EXPECT_THAT(made.error().text(),
+              HasSubstr("device peer: socket '" + test_socket().native() + "': no back-end in 60 ms"));
 }
 
 TEST_F(AFrontend, KicksAndIsCalledInMessages) {
   far_ = nullptr;
-  far_ = std::make_unique<FarSide>(
-      std::uint16_t{1}, BackendConfig{.path = test_socket(), .options = {.inband_notifications = true}});
+  far_ = std::make_unique<FarSide>(std::uint16_t{1},
+                                   BackendConfig{.path = test_socket(), .options = {.inband_notifications = true}});
   FrontendConfig config = usual();
   config.inband_notifications = true;
   ASSERT_TRUE(make(config));

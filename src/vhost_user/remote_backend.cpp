@@ -122,13 +122,12 @@ Result<void> RemoteBackend::reset() {
 
 Result<void> RemoteBackend::read_config(std::uint32_t offset, std::span<std::byte> to) {
   CW_CHECK(need(Request::get_config));
-  CW_TRY(const auto answer, requester_.ask(GetConfig{.offset = offset,
-                                                     .size = static_cast<std::uint32_t>(to.size()),
-                                                     .flags = wire::kConfigWritable}));
+  CW_TRY(const auto answer,
+         requester_.ask(GetConfig{
+             .offset = offset, .size = static_cast<std::uint32_t>(to.size()), .flags = wire::kConfigWritable}));
   const auto* config = std::get_if<ConfigAnswer>(&answer);
   if (config == nullptr) {
-    return fail(Errc::not_supported,
-                fmt::format("GET_CONFIG: the back-end refuses {} bytes at {}", to.size(), offset));
+    return fail(Errc::not_supported, fmt::format("GET_CONFIG: the back-end refuses {} bytes at {}", to.size(), offset));
   }
   if (config->offset != offset || config->bytes.size() != to.size()) {
     return requester_.refuse(Request::get_config, fmt::format("{} bytes at {} come for {} at {}", config->bytes.size(),
@@ -229,9 +228,8 @@ Result<std::uint32_t> RemoteBackend::stop_ring(QueueIndex queue) {
   CW_TRY(const auto answer, requester_.ask(GetVringBase{queue}));
   const auto& base = std::get<VringBaseAnswer>(answer);
   if (base.queue != queue) {
-    return requester_.refuse(Request::get_vring_base,
-                             fmt::format("the position of queue {} comes for queue {}", virtio::number(base.queue),
-                                         virtio::number(queue)));
+    return requester_.refuse(Request::get_vring_base, fmt::format("the position of queue {} comes for queue {}",
+                                                                  virtio::number(base.queue), virtio::number(queue)));
   }
   return base.position;
 }
