@@ -21,7 +21,7 @@ constexpr memory::Iova kBase(0x1'0000'0000);  // where the device sees them
 constexpr std::uint32_t kFrame = sizeof(virtio::NetHeader) + 60;
 constexpr auto kPatience = std::chrono::seconds(10);
 
-/// One queue: its ring at the beginning of its half of the memory, a buffer for each entry behind it.
+/// A queue: its ring at the beginning of its half of the memory, a buffer for each entry behind it.
 struct Queue {
   virtio::SplitDriverQueue ring;
   KickFd kick;
@@ -29,9 +29,6 @@ struct Queue {
 
   virtio::DriverBuffer buffer(std::uint64_t i, std::uint32_t length = kBuffer) const {
     return {.address = memory::Iova(buffers.value() + i * kBuffer), .length = length};
-  }
-  void publish() {
-    if (ring.publish()) kick.signal();
   }
 };
 
@@ -75,15 +72,15 @@ Result<std::uint64_t> run(const char* socket, std::uint64_t frames) {
   while (returned < frames && std::chrono::steady_clock::now() - last < kPatience) {
     loop.run_ready();
     while (transmit.ring.reap()) continue;
-    // All zeros: a broadcast would do as well, since nobody looks at it. Never more on their way than fit the ring.
+    // Never more on their way than the receive ring has room for.
     for (; sent < frames && sent - returned < kRing / 2; ++sent) {
       const auto frame = transmit.buffer(sent % kRing, kFrame);
       if (!transmit.ring.add({&frame, 1}, {}, sent)) break;
     }
-    transmit.publish();
+    if (transmit.ring.publish()) transmit.kick.signal();
     for (; const auto used = receive.ring.reap(); ++returned, last = std::chrono::steady_clock::now())
       offer(used->token);
-    receive.publish();
+    if (receive.ring.publish()) receive.kick.signal();
     std::this_thread::yield();
   }
   fmt::print("sent {} frames, {} came back\n", sent, returned);
@@ -93,7 +90,7 @@ Result<std::uint64_t> run(const char* socket, std::uint64_t frames) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count < 2) return fmt::print(stderr, "usage: virtio_driver SOCKET [FRAMES]\n"), 2;
+  if (count < 2) return 2;
   const std::uint64_t frames = count > 2 ? std::strtoull(words[2], nullptr, 10) : 10'000;
   const auto returned = run(words[1], frames);
   if (!returned) fmt::print(stderr, "{}\n", returned.error().text());
