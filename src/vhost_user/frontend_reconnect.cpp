@@ -93,11 +93,16 @@ Result<void> Frontend::replay(RemoteBackend& remote) {
 
 Result<void> Frontend::replay_queues(RemoteBackend& remote) {
   for (auto& [index, queue] : queues_) {
-    // A ring that cannot be read goes on where it was last known to be.
-    if (auto state = state_in_ring(queue.setup.ring, *map_)) queue.setup.ring.start = std::move(*state);
-    CW_CHECK(start_ring(remote, index, queue));
+    queue.started = false;
+    if (queue.runs) {
+      // A ring that cannot be read goes on where it was last known to be.
+      if (auto state = state_in_ring(queue.setup.ring, *map_)) queue.setup.ring.start = std::move(*state);
+    }
+    CW_CHECK(set_up(remote, index, queue));
   }
-  for (const auto& [index, queue] : queues_) CW_CHECK(apply_enabled(remote, index, queue));
+  for (auto& [index, queue] : queues_) {
+    if (queue.runs) CW_CHECK(apply_enabled(remote, index, queue));
+  }
   return {};
 }
 
