@@ -49,14 +49,14 @@ class ExampleDriver(IntegrationCase):
 class Chain(IntegrationCase):
     """DPDK drives a port of ours whose Device is DPDK again: packets go through both rings and come back."""
 
-    def start_chain(self, *fallbacks):
+    def start_chain(self, *fallbacks, reconnect=True):
         self.far_socket = self.folder / "far.sock"
         self.backend = self.make_testpmd("backend", net_vhost(self.far_socket), core=BACKEND_CORE,
                                          listens_on=self.far_socket)
         self.backend.start()
         self.backend.start_forwarding()
         self.port = Port("net0", self.folder / "net0.sock", connection="reflect", devices=("far", *fallbacks),
-                         remotes=(("far", self.far_socket),))
+                         remotes=(("far", self.far_socket, reconnect),))
         self.start_daemon(self.port)
         self.driver = self.make_testpmd("driver", virtio_user(self.port.socket), core=DRIVER_CORE)
         self.driver.start()
@@ -71,6 +71,27 @@ class Chain(IntegrationCase):
         self.start_chain()
         self.assert_packets_go_round()
         self.assertGreaterEqual(self.backend.stats()["RX-packets"], MANY)
+        self.driver.quit()
+
+    def test_driver_leaves_and_the_next_one_comes(self):
+        self.start_chain()
+        for _ in range(3):
+            self.assert_packets_go_round()
+            self.driver.quit()
+            self.driver.start()
+            self.driver.await_link()
+        self.assert_packets_go_round()
+        self.driver.kill()
+        self.driver.start()
+        self.driver.await_link()
+        self.assert_packets_go_round()
+        self.driver.quit()
+
+    def test_back_end_is_killed_and_the_port_goes_on_with_its_own(self):
+        self.start_chain("soft", reconnect=False)
+        self.assert_packets_go_round()
+        self.backend.kill()
+        self.assert_packets_go_round()
         self.driver.quit()
 
     def test_back_end_is_killed_and_comes_back(self):
