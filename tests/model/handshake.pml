@@ -16,7 +16,9 @@
 #define DEVICE 1
 
 /* A store of one more than this many waits until one is out. */
-#define BUFFERED 3
+#ifndef BUFFERED
+#define BUFFERED 2
+#endif
 
 byte mem[LOCATIONS];
 chan stores_of_driver = [BUFFERED] of { byte, byte };

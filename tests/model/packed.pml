@@ -3,7 +3,8 @@
  * 2.8.7, 2.8.10, 2.8.14.
  *
  * As in split.pml the driver may sleep only while it has chains in flight, so both asleep is a wake-up that was lost.
- * Chains become visible one by one here, which includes what a side that shows a whole batch at once may meet.
+ * Chains become visible one by one here, which includes what a side that shows a whole batch at once may meet; a batch is
+ * no longer than the ring.
  */
 #define N 3
 #define M 16 /* what the event arithmetic counts modulo: 65536 in truth */
@@ -28,6 +29,9 @@
 #define IS_AVAILABLE(position) ((mem[PLACE(position)] & 3) == (WRAP(position) -> 1 : 2))
 #define IS_USED(position) ((mem[PLACE(position)] & 3) == (WRAP(position) -> 3 : 0))
 
+/* What the slots of chains already reaped were matters no more; forgetting it saves states. */
+#define FORGET(place) mem[place] = (mem[place] & 3) | 4
+
 #define DISABLED 255
 #ifdef EVENT_IDX
 #define ARMED(position) (position)
@@ -50,82 +54,76 @@
 #define WANTED(area, now, moved) (mem[area] != DISABLED)
 #endif
 
+/* Neither has a step between its loads and its stores that the other could notice, nor does what it does with its own
+ * variables show: atomic keeps Spin from counting those states. */
 proctype Driver() {
-  byte avail, used, slots, moved;
+  byte avail, used, was, moved;
   byte free = N;
   do
   :: free > 0 ->
      do
-     :: free > 0 ->
-        if
-        :: slots = 1
-        :: free > 1 -> slots = 2; STORE(stores_of_driver, PLACE(AFTER(avail, 1)), AVAILABLE(AFTER(avail, 1), 1))
-        fi;
-        STORE(stores_of_driver, PLACE(avail), AVAILABLE(avail, slots));
-        avail = AFTER(avail, slots);
-        free = free - slots;
-        moved = moved + slots;
-        slots = 0
+     :: atomic { free > 0 -> STORE(stores_of_driver, PLACE(avail), AVAILABLE(avail, 1));
+        avail = AFTER(avail, 1); free = free - 1; moved = moved + 1 }
+     :: atomic { free > 1 -> STORE(stores_of_driver, PLACE(AFTER(avail, 1)), AVAILABLE(AFTER(avail, 1), 1));
+        STORE(stores_of_driver, PLACE(avail), AVAILABLE(avail, 2));
+        avail = AFTER(avail, 2); free = free - 2; moved = moved + 2 }
      :: moved > 0 -> break
      od;
      FENCE(stores_of_driver, DRIVER_PUBLISHES);
      if
-     :: WANTED(DEVICE_AREA, avail, moved) -> NOTIFY(stores_of_driver, kicked)
-     :: else
-     fi;
-     moved = 0
+     :: WANTED(DEVICE_AREA, avail, moved) -> moved = 0; NOTIFY(stores_of_driver, kicked)
+     :: else -> moved = 0
+     fi
   :: atomic { free < N && IS_USED(used) ->
-     slots = SLOTS(mem[PLACE(used)]);
-     assert(slots > 0 && slots <= N - free);
-     used = AFTER(used, slots);
-     free = free + slots;
-     slots = 0 }
+     assert(SLOTS(mem[PLACE(used)]) > 0 && SLOTS(mem[PLACE(used)]) <= N - free);
+     free = free + SLOTS(mem[PLACE(used)]);
+     was = PLACE(used);
+     used = AFTER(used, SLOTS(mem[PLACE(used)]));
+     FORGET(was); was = 0 }
   :: free < N ->
      STORE(stores_of_driver, DRIVER_AREA, ARMED(used));
      FENCE(stores_of_driver, DRIVER_ARMS);
      if
      :: IS_USED(used)
-     :: else -> SLEEP(called)
+     :: else -> SLEEP(called); STORE(stores_of_driver, DRIVER_AREA, DISABLED)
      fi
-  :: STORE(stores_of_driver, DRIVER_AREA, DISABLED)
   od
 }
 
 proctype Device() {
-  byte position, slots, moved; /* all that is taken is used at once */
+  byte position, slots, was, moved; /* all that is taken is used at once */
   do
   :: IS_AVAILABLE(position) ->
      do
-     :: IS_AVAILABLE(position) ->
+     :: atomic { IS_AVAILABLE(position) && moved + SLOTS(mem[PLACE(position)]) <= N ->
         slots = SLOTS(mem[PLACE(position)]);
         assert(slots == 1 || IS_AVAILABLE(AFTER(position, 1)));
 #ifdef IN_ORDER
         /* One used descriptor may stand for several chains (2.8.7). */
         do
-        :: slots < N && IS_AVAILABLE(AFTER(position, slots)) -> slots = slots + SLOTS(mem[PLACE(AFTER(position, slots))])
+        :: moved + slots < N && IS_AVAILABLE(AFTER(position, slots)) ->
+           was = PLACE(AFTER(position, slots));
+           slots = slots + SLOTS(mem[was]);
+           FORGET(was); was = 0
         :: break
         od;
 #endif
         STORE(stores_of_device, PLACE(position), USED(position, slots));
-        position = AFTER(position, slots);
-        moved = moved + slots;
-        slots = 0
+        position = AFTER(position, slots); moved = moved + slots; slots = 0 }
      :: moved > 0 -> break
      od;
      FENCE(stores_of_device, DEVICE_PUBLISHES);
      if
-     :: WANTED(DRIVER_AREA, position, moved) -> NOTIFY(stores_of_device, called)
-     :: else
-     fi;
-     moved = 0
+     :: WANTED(DRIVER_AREA, position, moved) -> moved = 0; NOTIFY(stores_of_device, called)
+     :: else -> moved = 0
+     fi
   :: ! IS_AVAILABLE(position) ->
      STORE(stores_of_device, DEVICE_AREA, ARMED(position));
      FENCE(stores_of_device, DEVICE_ARMS);
      if
      :: IS_AVAILABLE(position)
-     :: else -> SLEEP(kicked)
+     :: else -> SLEEP(kicked); STORE(stores_of_device, DEVICE_AREA, DISABLED)
      fi
-  :: STORE(stores_of_device, DEVICE_AREA, DISABLED)
   od
 }
 
