@@ -34,7 +34,8 @@ FeatureSet nic_features(const NicConfig& config) {
       NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,  NetFeature::ctrl_rx_extra, NetFeature::guest_announce,
       NetFeature::ctrl_mac_addr, NetFeature::guest_uso4, NetFeature::guest_uso6,    NetFeature::host_uso};
   features = features | FeatureSet{virtio::Feature::version_1, virtio::Feature::any_layout,
-                                   virtio::Feature::indirect_desc, virtio::Feature::event_idx};
+                                   virtio::Feature::indirect_desc, virtio::Feature::event_idx,     virtio::Feature::ring_packed,
+                                   virtio::Feature::in_order};
   if (config.queue_pairs > 1) features = features.with(NetFeature::mq);
   if (config.mtu) features = features.with(NetFeature::mtu);
   return features;
