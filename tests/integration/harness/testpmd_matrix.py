@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from .daemon import Port
 from .process import ProgramFailed, WaitTimeout, wait_for
 from .testpmd import Testpmd, virtio_user
 
@@ -31,18 +32,24 @@ def all_combinations():
     return [dict(zip(SETTINGS, values)) for values in itertools.product(*SETTINGS.values())]
 
 
-def pairwise(combinations):
-    """A few of the combinations in which every pair of values of two settings comes up; always the same few."""
-    def pairs(combination):
-        return set(itertools.combinations(combination.items(), 2))
+def covering(combinations, strength):
+    """A few of the combinations in which all values of any `strength` settings meet; always the same few."""
+    def meetings(combination):
+        return set(itertools.combinations(combination.items(), strength))
 
-    missing = set().union(*map(pairs, combinations))
+    missing = set().union(*map(meetings, combinations))
     chosen = []
     while missing:
-        best = max(combinations, key=lambda combination: len(pairs(combination) & missing))
+        best = max(combinations, key=lambda combination: len(meetings(combination) & missing))
         chosen.append(best)
-        missing -= pairs(best)
+        missing -= meetings(best)
     return chosen
+
+
+def reflecting_ports(folder):
+    """The ports that the combinations need, each by its number of queue pairs."""
+    return {queues: Port(f"net{queues}", folder / f"net{queues}.sock", connection="reflect", queue_pairs=queues,
+                         queue_size=max(SETTINGS["queue_size"])) for queues in SETTINGS["queues"]}
 
 
 def label(combination):
@@ -68,8 +75,7 @@ class Outcome:
 
 
 class Matrix:
-    """Runs combinations, one after the other, against ports of one daemon that reflect. `ports`: a Port by its number
-    of queue pairs. The daemon must be idle."""
+    """Runs combinations, one after the other, against the reflecting ports of one daemon, which must be idle."""
 
     def __init__(self, folder, daemon, ports, core=1):
         self._folder = folder
