@@ -29,6 +29,7 @@ class Port:
     connection: str = f"switch:{SWITCH}"
     role: str = "server"
     queue_pairs: int = 1
+    queue_size: int = 1024
     mac: str = ""
     mtu: int = 1500
     devices: tuple = ("soft",)
@@ -45,8 +46,9 @@ def render_config(control, ports, polling="adaptive", cpu=None):
     for port in ports:
         sections.append(("[[port]]", {
             "name": port.name, "socket": str(port.socket), "role": port.role, "device": "net",
-            "queue-pairs": port.queue_pairs, **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu,
-            "worker": WORKER, "connection": port.connection, "devices": list(port.devices)}))
+            "queue-pairs": port.queue_pairs, "queue-size": port.queue_size,
+            **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu, "worker": WORKER,
+            "connection": port.connection, "devices": list(port.devices)}))
     # Strings, numbers and lists of strings are written in TOML as in JSON.
     return "\n".join("\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
                      for header, values in sections)
