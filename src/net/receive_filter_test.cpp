@@ -18,8 +18,9 @@ constexpr MacAddress kGroup{{0x33, 0x33, 0, 0, 0, 1}};
 constexpr MacAddress kOtherGroup{{0x33, 0x33, 0, 0, 0, 2}};
 constexpr MacAddress kBroadcast{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 
-const FeatureSet kAll{NetFeature::ctrl_vq,        NetFeature::ctrl_rx, NetFeature::ctrl_rx_extra, NetFeature::ctrl_vlan,
-                      NetFeature::guest_announce, NetFeature::mq,      NetFeature::ctrl_mac_addr, NetFeature::mac};
+constexpr FeatureSet kAll{
+    NetFeature::ctrl_vq,        NetFeature::ctrl_rx, NetFeature::ctrl_rx_extra, NetFeature::ctrl_vlan,
+    NetFeature::guest_announce, NetFeature::mq,      NetFeature::ctrl_mac_addr, NetFeature::mac};
 
 enum Mode : std::uint8_t { kPromisc, kAllMulti, kAllUni, kNoMulti, kNoUni, kNoBroadcast };
 
@@ -56,6 +57,7 @@ Command set_address(const MacAddress& address) {
 
 std::vector<MacAddress> many(std::size_t count, std::uint8_t first_byte) {
   std::vector<MacAddress> result;
+  result.reserve(count);
   for (std::size_t i = 0; i < count; ++i)
     result.push_back({{first_byte, 0, 0, 9, static_cast<std::uint8_t>(i >> 8), static_cast<std::uint8_t>(i)}});
   return result;
