@@ -47,6 +47,8 @@ class ReceiveQueue {
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
   virtio::RingFault fault() const { return ring_.fault(); }
   virtio::FeatureSet features() const { return features_; }
+  /// The negotiated features, with the GUEST_* offloads that the driver wants now (CTRL_GUEST_OFFLOADS).
+  void set_offloads(virtio::FeatureSet features) { features_ = features; }
   /// Where another device must resume; buffers taken ahead are put back first.
   virtio::QueueState stop();
   QueueCounters& counters() { return *counters_; }
