@@ -41,7 +41,8 @@ FeatureSet nic_features(const NicConfig& config) {
   const FeatureSet other{NetFeature::mac, NetFeature::mrg_rxbuf, NetFeature::status, NetFeature::speed_duplex};
   const FeatureSet ring{Feature::version_1,         Feature::any_layout,      Feature::indirect_desc,
                         Feature::event_idx,         Feature::access_platform, Feature::order_platform,
-                        Feature::notification_data, Feature::ring_reset};
+                        Feature::notification_data, Feature::ring_reset,      Feature::ring_packed,
+                        Feature::in_order};
   FeatureSet features = offloads | control | other | ring;
   if (config.queue_pairs > 1) features = features | FeatureSet{NetFeature::mq, NetFeature::rss};
   if (config.mtu) features = features.with(NetFeature::mtu);

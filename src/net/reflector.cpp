@@ -63,23 +63,31 @@ std::uint32_t Reflector::reflect(Pair& pair) {
   TransmitQueue& queue = *pair.transmit;
   const bool receives = pair.receive != nullptr && pair.receive_enabled;
   const auto frames = queue.take();
-  for (Frame& frame : frames) {
+  if (receives) {
+    send_back(frames, queue, *pair.receive);
+  } else {
+    queue.counters().dropped_disabled.add(frames.size());
+  }
+  queue.complete(frames.size());
+  return static_cast<std::uint32_t>(frames.size());
+}
+
+void Reflector::send_back(std::span<Frame> frames, TransmitQueue& from, ReceiveQueue& to) {
+  std::size_t row = 0;  // good frames are delivered together
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    Frame& frame = frames[i];
     if (frame.length == 0) [[unlikely]] {
-      queue.counters().dropped_bad_frame.add(1);
-      continue;
-    }
-    if (!receives) {
-      queue.counters().dropped_disabled.add(1);
+      from.counters().dropped_bad_frame.add(1);
+      to.deliver(frames.subspan(row, i - row));
+      row = i + 1;
       continue;
     }
     std::swap(frame.ethernet.destination, frame.ethernet.source);
     // The driver gets back only what it can take: a driver may send with offloads that it does not accept itself.
-    if (needs_resolution(frame.header, pair.receive->features())) frame.header = virtio::NetHeader{};
-    pair.receive->deliver(frame);
+    if (needs_resolution(frame.header, to.features())) frame.header = virtio::NetHeader{};
   }
-  if (receives) pair.receive->flush();
-  queue.complete(frames.size());
-  return static_cast<std::uint32_t>(frames.size());
+  to.deliver(frames.subspan(row));
+  to.flush();
 }
 
 std::uint32_t Reflector::sink(TransmitQueue& queue) {

@@ -31,6 +31,7 @@ class Reflector final : public Link, public Task {
 
  private:
   std::uint32_t reflect(Pair& pair);
+  static void send_back(std::span<Frame> frames, TransmitQueue& from, ReceiveQueue& to);
   std::uint32_t sink(TransmitQueue& queue);
   std::uint32_t source(ReceiveQueue& queue);
 

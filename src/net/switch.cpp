@@ -84,23 +84,50 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
   if (!queues.transmit_enabled) return Link::drop_all(queue);
   const auto frames = queue.take();
   now_ = seconds_now();
+  // Frames in a row for the same receiver are delivered together.
+  ReceiveQueue* receiver = nullptr;
+  std::size_t row = 0;
   std::size_t done = 0;
-  for (const Frame& frame : frames) {
-    if (frame.length == 0) [[unlikely]] {
-      queue.counters().dropped_bad_frame.add(1);
-    } else {
+  const auto deliver_row = [&] {
+    if (receiver != nullptr) receiver->deliver(frames.subspan(row, done - row));
+    receiver = nullptr;
+  };
+  for (; done < frames.size(); ++done) {
+    const Frame& frame = frames[done];
+    ReceiveQueue* next = nullptr;
+    if (frame.length != 0) [[likely]] {
       from.steer(frame, pair);
-      if (forward(from, frame) == Delivery::wait) break;
+      if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now_);
+      next = direct_receiver(from, frame);
     }
-    ++done;
+    if (next != nullptr && next == receiver) continue;
+    deliver_row();
+    row = done;
+    receiver = next;
+    if (next != nullptr) continue;
+    if (frame.length == 0) {
+      queue.counters().dropped_bad_frame.add(1);
+    } else if (forward(from, frame) == Delivery::wait) {
+      break;
+    }
   }
+  deliver_row();
   for (SwitchPort* port : ports_) port->flush_receivers();
   queue.complete(done);
   return static_cast<std::uint32_t>(done);
 }
 
+ReceiveQueue* Switch::direct_receiver(SwitchPort& from, const Frame& frame) {
+  if (frame.ethernet.destination.is_multicast()) return nullptr;
+  auto* const to = static_cast<SwitchPort*>(table_.find(frame.ethernet.destination, now_));
+  if (to == nullptr || to == &from) return nullptr;
+  bool wait = false;
+  ReceiveQueue* const queue = to->receiver_for(frame, wait);
+  if (queue == nullptr || needs_resolution(frame.header, queue->features())) return nullptr;
+  return to->filter().accepts(frame.ethernet, vlan_of(frame)) ? queue : nullptr;
+}
+
 Delivery Switch::forward(SwitchPort& from, const Frame& frame) {
-  if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now_);
   if (frame.ethernet.destination.is_multicast()) return flood(&from, frame);
   void* const known = table_.find(frame.ethernet.destination, now_);
   if (known == nullptr) return flood(&from, frame);

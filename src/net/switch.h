@@ -34,6 +34,8 @@ class Switch final : public Task {
  private:
   friend class SwitchPort;
   std::uint32_t poll_queue(SwitchPort& from, std::uint16_t pair);
+  /// Who takes a frame just as it is, in the usual case; nullptr: `forward` decides.
+  ReceiveQueue* direct_receiver(SwitchPort& from, const Frame& frame);
   Delivery forward(SwitchPort& from, const Frame& frame);
   Delivery flood(const SwitchPort* from, const Frame& frame);
   Delivery deliver(SwitchPort& to, const Frame& frame);

@@ -1,9 +1,10 @@
 #include "net/transmit_queue.h"
 
 #include "net/offload.h"
+#include "virtio/device_queue.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
 
 namespace causeway::net {
 namespace {
@@ -25,29 +26,41 @@ void gather(std::span<const GuestSpan> segments, std::size_t skip, std::span<std
   }
 }
 
-}  // namespace
+/// The queue on a ring of one layout: everything of its hot loop is known to the compiler.
+template <virtio::DeviceRing Ring>
+class TransmitQueueOn final : public TransmitQueue {
+ public:
+  TransmitQueueOn(Ring ring, const vdpa::QueueSetup& setup, QueueCounters& counters)
+      : TransmitQueue(setup, counters),
+        ring_(std::move(ring)),
+        features_(setup.ring.features),
+        header_size_(net_header_size(features_)) {
+    ring_.disarm();
+  }
 
-std::uint32_t net_header_size(virtio::FeatureSet features) {
-  const bool modern = features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
-  return modern ? sizeof(virtio::NetHeader) : virtio::kLegacyNetHeaderSize;
-}
+  bool has_work() override { return ring_.has_available(); }
+  std::span<Frame> take() override;
+  void complete(std::size_t count) override;
+  bool arm() override { return ring_.arm(); }
+  void disarm() override { ring_.disarm(); }
+  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override {
+    return ring_.replace_map(std::move(map));
+  }
+  virtio::RingFault fault() const override { return ring_.fault(); }
+  virtio::QueueState state() const override { return ring_.state(); }
 
-Result<std::unique_ptr<TransmitQueue>> TransmitQueue::start(const vdpa::QueueSetup& setup,
-                                                            std::shared_ptr<const memory::MemoryMap> map,
-                                                            QueueCounters& counters) {
-  CW_TRY(auto ring, virtio::SplitDeviceQueue::start(setup.ring, std::move(map)));
-  ring.disarm();
-  return std::unique_ptr<TransmitQueue>(new TransmitQueue(std::move(ring), setup, counters));
-}
+ private:
+  void describe(const virtio::Chain& chain, Frame& frame) const;
 
-TransmitQueue::TransmitQueue(virtio::SplitDeviceQueue ring, const vdpa::QueueSetup& setup, QueueCounters& counters)
-    : ring_(std::move(ring)),
-      call_(setup.call),
-      features_(setup.ring.features),
-      header_size_(net_header_size(features_)),
-      counters_(&counters) {}
+  Ring ring_;
+  virtio::FeatureSet features_;
+  std::uint32_t header_size_;
+  virtio::ChainBatch batch_;
+  std::array<Frame, kBatch> frames_;
+};
 
-std::span<Frame> TransmitQueue::take() {
+template <virtio::DeviceRing Ring>
+std::span<Frame> TransmitQueueOn<Ring>::take() {
   batch_.clear();
   const std::uint16_t count = ring_.take(batch_, kBatch);
   // The payloads are on their way into the cache while the first headers are looked at.
@@ -58,7 +71,8 @@ std::span<Frame> TransmitQueue::take() {
   return {frames_.data(), count};
 }
 
-void TransmitQueue::describe(const virtio::Chain& chain, Frame& frame) const {
+template <virtio::DeviceRing Ring>
+void TransmitQueueOn<Ring>::describe(const virtio::Chain& chain, Frame& frame) const {
   frame.length = 0;
   auto segments = batch_.readable(chain);
   const std::uint64_t least = header_size_ + sizeof(EthernetHeader);
@@ -87,20 +101,39 @@ void TransmitQueue::describe(const virtio::Chain& chain, Frame& frame) const {
   frame.skip = skip;
 }
 
-void TransmitQueue::complete(std::size_t count) {
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    ring_.use(batch_[i].head, 0);
-    bytes += frames_[i].length;
-  }
-  ring_.untake(static_cast<std::uint16_t>(batch_.size() - count));
+template <virtio::DeviceRing Ring>
+void TransmitQueueOn<Ring>::complete(std::size_t count) {
+  const auto done = batch_.chains().first(count);
+  ring_.use_unwritten(done);
+  ring_.untake(batch_.chains().subspan(count));
   if (count == 0) return;
-  counters_->packets.add(count);
-  counters_->bytes.add(bytes);
-  if (ring_.publish() && call_) {
-    call_->signal();
-    counters_->calls.add(1);
-  }
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < count; ++i) bytes += frames_[i].length;
+  counters().packets.add(count);
+  counters().bytes.add(bytes);
+  if (ring_.publish()) call_driver();
+}
+
+template <virtio::DeviceRing Ring>
+Result<std::unique_ptr<TransmitQueue>> start_on(const vdpa::QueueSetup& setup,
+                                                std::shared_ptr<const memory::MemoryMap> map, QueueCounters& counters) {
+  CW_TRY(auto ring, Ring::start(setup.ring, std::move(map)));
+  return std::make_unique<TransmitQueueOn<Ring>>(std::move(ring), setup, counters);
+}
+
+}  // namespace
+
+std::uint32_t net_header_size(virtio::FeatureSet features) {
+  const bool modern = features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
+  return modern ? sizeof(virtio::NetHeader) : virtio::kLegacyNetHeaderSize;
+}
+
+Result<std::unique_ptr<TransmitQueue>> TransmitQueue::start(const vdpa::QueueSetup& setup,
+                                                            std::shared_ptr<const memory::MemoryMap> map,
+                                                            QueueCounters& counters) {
+  return setup.ring.layout() == virtio::Layout::packed
+             ? start_on<virtio::PackedDeviceQueue>(setup, std::move(map), counters)
+             : start_on<virtio::SplitDeviceQueue>(setup, std::move(map), counters);
 }
 
 }  // namespace causeway::net

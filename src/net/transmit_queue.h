@@ -5,9 +5,7 @@
 #include "net/counters.h"
 #include "net/frame.h"
 #include "vdpa/device.h"
-#include "virtio/split_device_queue.h"
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,8 +13,8 @@
 
 namespace causeway::net {
 
-/// A running transmit queue. Use: take a batch, move its frames, `complete` as many as were moved, from the first on.
-/// Thread: worker.
+/// A running transmit queue of either layout: each call works a batch. Use: take a batch, move its frames, `complete`
+/// as many as were moved, from the first on. Thread: worker.
 class TransmitQueue {
  public:
   static constexpr std::uint16_t kBatch = 32;
@@ -24,33 +22,37 @@ class TransmitQueue {
   static Result<std::unique_ptr<TransmitQueue>> start(const vdpa::QueueSetup& setup,
                                                       std::shared_ptr<const memory::MemoryMap> map,
                                                       QueueCounters& counters);
+  virtual ~TransmitQueue() = default;
+  TransmitQueue(const TransmitQueue&) = delete;
+  TransmitQueue& operator=(const TransmitQueue&) = delete;
 
-  bool has_work() { return ring_.available() != 0; }
+  virtual bool has_work() = 0;
   /// The next frames, at most kBatch. A frame whose header lies is not dropped here: its `length` is 0.
-  std::span<Frame> take();
+  virtual std::span<Frame> take() = 0;
   /// Gives the first `count` frames of the batch back to the driver and puts the others back to be taken again; calls
   /// the driver if it wants that.
-  void complete(std::size_t count);
+  virtual void complete(std::size_t count) = 0;
 
-  bool arm() { return ring_.arm(); }
-  void disarm() { ring_.disarm(); }
+  virtual bool arm() = 0;
+  virtual void disarm() = 0;
+  virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;
+  virtual virtio::RingFault fault() const = 0;
+  virtual virtio::QueueState state() const = 0;
+
   void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
-  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) { return ring_.replace_map(std::move(map)); }
-  virtio::RingFault fault() const { return ring_.fault(); }
-  virtio::QueueState state() const { return ring_.state(); }
   QueueCounters& counters() { return *counters_; }
 
- private:
-  TransmitQueue(virtio::SplitDeviceQueue ring, const vdpa::QueueSetup& setup, QueueCounters& counters);
-  void describe(const virtio::Chain& chain, Frame& frame) const;
+ protected:
+  TransmitQueue(const vdpa::QueueSetup& setup, QueueCounters& counters) : call_(setup.call), counters_(&counters) {}
+  void call_driver() {
+    if (!call_) return;
+    call_->signal();
+    counters_->calls.add(1);
+  }
 
-  virtio::SplitDeviceQueue ring_;
+ private:
   std::optional<CallFd> call_;
-  virtio::FeatureSet features_;
-  std::uint32_t header_size_;
   QueueCounters* counters_;
-  virtio::ChainBatch batch_;
-  std::array<Frame, kBatch> frames_;
 };
 
 /// Bytes of the virtio header before each packet once `features` are negotiated.

@@ -13,7 +13,7 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
                                                           std::shared_ptr<const memory::MemoryMap> map, Handler handler,
                                                           OnFault on_fault) {
   if (!setup.kick) return fail(Errc::not_supported, "a control queue without a kick descriptor");
-  CW_TRY(auto ring, virtio::SplitDeviceQueue::start(setup.ring, std::move(map)));
+  CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map)));
   std::unique_ptr<ControlQueue> queue(
       new ControlQueue(std::move(ring), std::move(setup), std::move(handler), std::move(on_fault)));
   queue->watch_ = loop.watch(queue->kick_->fd(), [self = queue.get()] {
@@ -25,7 +25,7 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
   return queue;
 }
 
-ControlQueue::ControlQueue(virtio::SplitDeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault)
+ControlQueue::ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault)
     : ring_(std::move(ring)),
       kick_(std::move(setup.kick)),
       call_(std::move(setup.call)),
@@ -64,7 +64,7 @@ void ControlQueue::answer(const virtio::Chain& chain) {
   const vdpa::ControlReply reply = handler_(command_);
   const std::array ack{static_cast<std::byte>(reply.ack)};
   batch_.writable(chain).front().write(0, ack);
-  ring_.use(chain.head, 1);
+  ring_.use(chain, 1);
 }
 
 }  // namespace causeway::port

@@ -5,7 +5,7 @@
 #include "base/loop.h"
 #include "base/result.h"
 #include "vdpa/device.h"
-#include "virtio/split_device_queue.h"
+#include "virtio/device_queue.h"
 
 #include <functional>
 #include <memory>
@@ -32,12 +32,12 @@ class ControlQueue {
   vdpa::QueueState state() const { return ring_.state(); }
 
  private:
-  ControlQueue(virtio::SplitDeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault);
+  ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault);
   void serve();
   void serve_batch();
   void answer(const virtio::Chain& chain);
 
-  virtio::SplitDeviceQueue ring_;
+  virtio::DeviceQueue ring_;
   std::optional<KickFd> kick_;
   std::optional<CallFd> call_;
   Handler handler_;

@@ -93,6 +93,9 @@ Result<void> Port::set_features(FeatureSet features) {
     log::info("port {}: device {} cannot take the negotiated features: {}", name(), slot.device->info().name,
               slot.unusable);
   }
+  if (virtio::layout_of(features) != virtio::layout_of(features_)) {
+    for (Queue& queue : queues_) queue.start.reset();
+  }
   features_ = features;
   const std::size_t best = best_slot();
   for (Queue& queue : queues_) {

@@ -134,7 +134,8 @@ class Port {
   // runs.
   Result<void> set_queue_size(QueueIndex queue, std::uint32_t entries);
   Result<void> set_queue_addresses(QueueIndex queue, RingAddresses addresses);
-  Result<void> set_queue_base(QueueIndex queue, std::uint16_t avail_idx);
+  /// Where the queue resumes; until then at the start of a ring that nobody has used.
+  Result<void> set_queue_base(QueueIndex queue, QueueState position);
   /// Starts the queue, or goes on with another descriptor; no descriptor: the Device polls.
   Result<void> start_queue(QueueIndex queue, std::optional<KickFd> kick);
   Result<void> set_queue_call(QueueIndex queue, std::optional<CallFd> call);
@@ -167,7 +168,7 @@ class Port {
   struct Queue {
     std::optional<virtio::QueueSize> size;
     std::optional<RingAddresses> addresses;
-    QueueState start;
+    std::optional<QueueState> start;  ///< where it resumes; unset: a ring that nobody has used
     std::optional<KickFd> kick;
     std::optional<CallFd> call;
     std::optional<ErrFd> err;
@@ -190,8 +191,9 @@ class Port {
   Result<void> run(QueueIndex queue, Queue& state);
   Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
   Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);
-  QueueState halt(QueueIndex queue, Queue& state);
-  QueueState recover_state(const Queue& state) const;
+  Result<QueueState> halt(QueueIndex queue, Queue& state);
+  QueueState start_of(const Queue& state) const;
+  Result<QueueState> recover_state(const Queue& state) const;
   void stop_all();
   void nudge(const Queue& state) const;
   std::vector<std::uint16_t> pause_all();

@@ -91,7 +91,13 @@ std::vector<std::uint16_t> Port::pause_all() {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& queue = queues_[i];
     if (!queue.started || queue.failed) continue;
-    queue.start = halt(QueueIndex{i}, queue);
+    auto position = halt(QueueIndex{i}, queue);
+    if (!position) {
+      queue.started = true;
+      fail_queue(QueueIndex{i}, position.error());
+      continue;
+    }
+    queue.start = std::move(*position);
     paused.push_back(i);
   }
   return paused;

@@ -34,7 +34,7 @@ Result<void> Port::set_queue_size(QueueIndex queue, std::uint32_t entries) {
     return fail(Errc::peer_violation,
                 fmt::format("queue {}: {} entries are more than {}", number(queue), entries, info().largest_ring));
   }
-  CW_TRY(state->size, virtio::QueueSize::split(entries));
+  CW_TRY(state->size, virtio::QueueSize::make(virtio::layout_of(features_), entries));
   return {};
 }
 
@@ -50,19 +50,21 @@ Result<void> Port::set_queue_addresses(QueueIndex queue, RingAddresses addresses
     }
   }
   if (!state->started) return {};
-  state->start = halt(queue, *state);
+  CW_TRY(state->start, halt(queue, *state));
   return run(queue, *state);
 }
 
-Result<void> Port::set_queue_base(QueueIndex queue, std::uint16_t avail_idx) {
+Result<void> Port::set_queue_base(QueueIndex queue, QueueState position) {
   CW_TRY(Queue * state, find_stopped(queue, "base"));
-  state->start = QueueState{.avail_idx = avail_idx, .in_flight = {}};
+  state->start = std::move(position);
   return {};
 }
 
 Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
   CW_TRY(Queue * state, find(queue));
-  if (state->started) state->start = halt(queue, *state);
+  if (state->started) {
+    CW_TRY(state->start, halt(queue, *state));
+  }
   state->kick = std::move(kick);
   return run(queue, *state);
 }
@@ -103,11 +105,15 @@ Result<QueueState> Port::stop_queue(QueueIndex queue) {
         log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
       }
     }
-    state->start = halt(queue, *state);
+    if (auto position = halt(queue, *state)) {
+      state->start = std::move(*position);
+    } else {
+      log::warn("port {} queue {}: {}; says where it started", name(), number(queue), position.error().text());
+    }
   }
   state->kick.reset();
   state->failed = false;
-  return state->start;
+  return start_of(*state);
 }
 
 void Port::stop_all() {
@@ -132,27 +138,38 @@ Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) c
   CW_TRY(const auto descriptors, locate(state.addresses->descriptors, "descriptor table"));
   CW_TRY(const auto available, locate(state.addresses->available, "available ring"));
   CW_TRY(const auto used, locate(state.addresses->used, "used ring"));
-  virtio::RingConfig ring{.size = *state.size,
+  // The layout may have been negotiated after the size was set.
+  CW_TRY(const auto size, virtio::QueueSize::make(virtio::layout_of(features_), state.size->entries()));
+  virtio::RingConfig ring{.size = size,
                           .descriptors = descriptors,
                           .available = available,
                           .used = used,
                           .features = features_,
-                          .start = state.start};
-  auto areas = virtio::SplitAreas::locate(ring, *memory_);
+                          .start = start_of(state)};
+  auto areas = virtio::RingAreas::locate(ring, *memory_);
   if (!areas) return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
   return ring;
 }
 
+QueueState Port::start_of(const Queue& state) const {
+  return state.start.value_or(QueueState::initial(virtio::layout_of(features_)));
+}
+
 void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
-  const auto used = memory_->translate(ring.used, virtio::SplitAreas::used_bytes(ring.size));
-  if (!used || !ring.start.in_flight.empty()) return;
-  const auto used_idx = used->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
-  if (used_idx == ring.start.avail_idx) return;
+  if (!ring.start.in_flight.empty()) return;
+  std::uint16_t used = ring.start.used;
+  if (ring.layout() == virtio::Layout::split) {
+    const auto area = memory_->translate(ring.used, virtio::RingAreaSizes::of(ring.layout(), ring.size).used.bytes);
+    if (!area) return;
+    used = area->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
+  }
+  if (used == ring.start.avail) return;
   // With nothing known to be in flight the two are equal. DPDK's virtio-user says 0 when its back-end comes back, QEMU
   // what it finds in the ring: the ring is right. What was in flight when the last back-end went is taken again.
-  log::warn("port {} queue {}: resumes at the ring's used index {}, not at position {}", name(), number(queue),
-            used_idx, ring.start.avail_idx);
-  ring.start.avail_idx = used_idx;
+  log::warn("port {} queue {}: resumes at the ring's used position {}, not at position {}", name(), number(queue), used,
+            ring.start.avail);
+  ring.start.avail = used;
+  ring.start.used = used;
 }
 
 Result<void> Port::run(QueueIndex queue, Queue& state) {
@@ -191,10 +208,10 @@ Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, std::size_t firs
   return {};
 }
 
-QueueState Port::halt(QueueIndex queue, Queue& state) {
+Result<QueueState> Port::halt(QueueIndex queue, Queue& state) {
   state.started = false;
   if (is_control(queue)) {
-    if (!control_queue_) return state.start;
+    if (!control_queue_) return start_of(state);
     const QueueState position = control_queue_->state();
     control_queue_.reset();
     return position;
@@ -206,16 +223,22 @@ QueueState Port::halt(QueueIndex queue, Queue& state) {
   return recover_state(state);
 }
 
-QueueState Port::recover_state(const Queue& state) const {
-  QueueState position = state.start;
-  if (!state.size || !state.addresses) return position;
+Result<QueueState> Port::recover_state(const Queue& state) const {
+  const virtio::Layout layout = virtio::layout_of(features_);
+  if (!state.size || !state.addresses) return start_of(state);
+  if (layout == virtio::Layout::packed) {
+    // A used descriptor of several entries leaves the others as they were: where a lap ends cannot be told from them.
+    return fail(Errc::gone, "the position in a packed ring went with its device");
+  }
   auto used = memory::Iova(state.addresses->used);
   if (state.addresses->kind == RingAddressKind::frontend) {
     used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
   }
-  const auto area = memory_->translate(used, virtio::SplitAreas::used_bytes(*state.size));
+  const auto area = memory_->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
+  QueueState position = start_of(state);
   // What was not used when the Device went is run again by the next one.
-  if (area) position.avail_idx = area->fetch<std::uint16_t>(virtio::kRingIndex);
+  if (area) position.avail = area->fetch<std::uint16_t>(virtio::kRingIndex);
+  position.in_flight.clear();
   return position;
 }
 
@@ -250,7 +273,7 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
     state.slot = to;
     return {};
   }
-  state.start = halt(queue, state);
+  CW_TRY(state.start, halt(queue, state));
   auto moved = run_on(queue, state, to);
   if (moved) {
     ++rebinds_;
@@ -294,7 +317,12 @@ void Port::on_device_gone(std::size_t slot, const Error& reason) {
       state.slot = next;
       continue;
     }
-    state.start = recover_state(state);
+    auto position = recover_state(state);
+    if (!position) {
+      fail_queue(QueueIndex{i}, position.error());
+      continue;
+    }
+    state.start = std::move(*position);
     if (auto taken = run_anywhere(QueueIndex{i}, state, next, slots_.size() - 1); !taken) {
       fail_queue(QueueIndex{i}, taken.error());
     }

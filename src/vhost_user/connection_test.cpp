@@ -95,7 +95,7 @@ TEST_F(ALostMapping, EndsTheConnection) {
   give_memory();
   start_ring(0);
   ASSERT_EQ(::ftruncate(rig_->memory.file().borrow(), 0), 0);
-  device().queues.at(QueueIndex{0}).ring.available_now();  // the access that faults
+  device().queues.at(QueueIndex{0}).ring.has_available();  // the access that faults
   port().check_memory();
   rig_->pump();
   EXPECT_FALSE(is_connected());

@@ -121,6 +121,7 @@ Result<Answer> Session::on(const GetFeatures&) {
 
 Result<Answer> Session::on(const SetFeatures& message) {
   CW_CHECK(port_.set_features(virtio::FeatureSet(message.features & ~kProtocolFeaturesMask)));
+  layout_ = virtio::layout_of(port_.features());
   rings_start_enabled_ = (message.features & kProtocolFeaturesMask) == 0;
   if (rings_start_enabled_) CW_CHECK(enable_all_rings(true));
   return Done{};

@@ -118,6 +118,7 @@ class Session final : private port::DriverSide {
   SessionOptions options_;
   std::function<void()> on_memory_lost_;
   ProtocolFeatures protocol_;
+  virtio::Layout layout_ = virtio::Layout::split;  // negotiated last; a reset does not end it
   bool is_attached_ = false;
   bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
   bool is_broken_ = false;            // a rule was broken after which the connection must end

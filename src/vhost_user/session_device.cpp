@@ -33,10 +33,10 @@ Result<Answer> Session::on(const SetStatus& message) {
   }
   // QEMU before 8.0 writes 0 at every stop, and only then asks where its rings have stopped: the positions must
   // survive.
-  std::vector<std::uint16_t> positions;
+  std::vector<vdpa::QueueState> positions;
   for (std::uint16_t i = 0; i < port_.queue_count(); ++i) {
-    CW_TRY(const auto state, port_.stop_queue(QueueIndex{i}));
-    positions.push_back(state.avail_idx);
+    CW_TRY(auto state, port_.stop_queue(QueueIndex{i}));
+    positions.push_back(std::move(state));
   }
   CW_CHECK(port_.set_status(status));
   for (std::uint16_t i = 0; i < positions.size(); ++i) CW_CHECK(port_.set_queue_base(QueueIndex{i}, positions[i]));

@@ -40,11 +40,19 @@ port::RingAddressKind Session::address_kind(const SetVringAddr& message) {
 }
 
 Result<Answer> Session::on(const SetVringBase& message) {
-  if (message.position > 0xffff) {
-    return fail(Errc::peer_violation, fmt::format("queue {}: available index {}, a split ring's has 16 bits",
-                                                  virtio::number(message.queue), message.position));
+  const auto avail = static_cast<std::uint16_t>(message.position & 0xffff);
+  auto used = static_cast<std::uint16_t>(message.position >> 16);
+  if (layout_ == virtio::Layout::split) {
+    if (used != 0) {
+      return fail(Errc::peer_violation, fmt::format("queue {}: available index {}, a split ring's has 16 bits",
+                                                    virtio::number(message.queue), message.position));
+    }
+    used = avail;
+  } else if (used == 0) {
+    // DPDK knows of the available half alone. With nothing in flight the two are the same place.
+    used = avail;
   }
-  CW_CHECK(port_.set_queue_base(message.queue, static_cast<std::uint16_t>(message.position)));
+  CW_CHECK(port_.set_queue_base(message.queue, {.avail = avail, .used = used, .in_flight = {}}));
   return Done{};
 }
 
@@ -52,7 +60,8 @@ Result<Answer> Session::on(const GetVringBase& message) {
   CW_TRY(const auto state, port_.stop_queue(message.queue));
   inband_.erase(message.queue);
   if (channel_) channel_->drop(message.queue);
-  return VringBaseAnswer{.queue = message.queue, .position = state.avail_idx};
+  const std::uint32_t used = layout_ == virtio::Layout::packed ? std::uint32_t{state.used} << 16 : 0;
+  return VringBaseAnswer{.queue = message.queue, .position = used | state.avail};
 }
 
 Result<Answer> Session::on(SetVringKick message) {

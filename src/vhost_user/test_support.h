@@ -7,7 +7,7 @@
 #include "vhost_user/codec.h"
 #include "vhost_user/wire.h"
 #include "virtio/net.h"
-#include "virtio/split_device_queue.h"
+#include "virtio/device_queue.h"
 
 #include <sys/mman.h>
 
@@ -56,7 +56,7 @@ inline constexpr std::uint32_t kWritableConfig = 6;  ///< the first bytes, which
 class FakeDevice final : public vdpa::Device {
  public:
   struct Queue {
-    virtio::SplitDeviceQueue ring;
+    virtio::DeviceQueue ring;
     std::optional<KickFd> kick;
     std::optional<CallFd> call;
     bool enabled = false;
@@ -105,8 +105,10 @@ class FakeDevice final : public vdpa::Device {
   }
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override {
     CW_TRY(auto map, memory::MemoryMap::make(regions));
-    CW_TRY(auto ring, virtio::SplitDeviceQueue::start(setup.ring, std::move(map)));
-    const std::uint16_t found = ring.available();
+    CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map)));
+    virtio::ChainBatch batch;
+    const std::uint16_t found = ring.take(batch, virtio::ChainBatch::kMaxChains);
+    ring.untake(batch.chains());
     queues.insert_or_assign(queue, Queue{.ring = std::move(ring),
                                          .kick = std::move(setup.kick),
                                          .call = std::move(setup.call),

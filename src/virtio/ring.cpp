@@ -1,5 +1,7 @@
 #include "virtio/ring.h"
 
+#include "virtio/packed_ring.h"
+
 #include <fmt/format.h>
 
 #include <bit>
@@ -7,8 +9,9 @@
 namespace causeway::virtio {
 namespace {
 
-Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova address, std::size_t size,
-                                      std::size_t alignment, const memory::MemoryMap& map) {
+Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova address, RingAreaSizes::Area area,
+                                      const memory::MemoryMap& map) {
+  const auto [size, alignment] = area;
   if (address.value() % alignment != 0) {
     return fail(Errc::peer_violation, fmt::format("{} at {} is not aligned to {} bytes", name, address, alignment));
   }
@@ -26,11 +29,19 @@ Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova addres
 
 }  // namespace
 
-Result<QueueSize> QueueSize::split(std::uint32_t entries) {
-  if (entries == 0 || entries > kMax || !std::has_single_bit(entries)) {
+Result<QueueSize> QueueSize::make(Layout layout, std::uint32_t entries) {
+  if (entries == 0 || entries > kMax) {
+    return fail(Errc::peer_violation, fmt::format("ring size {} must be from 1 to {}", entries, kMax));
+  }
+  if (layout == Layout::split && !std::has_single_bit(entries)) {
     return fail(Errc::peer_violation, fmt::format("ring size {} must be a power of two from 1 to {}", entries, kMax));
   }
   return QueueSize(static_cast<std::uint16_t>(entries));
+}
+
+QueueState QueueState::initial(Layout layout) {
+  if (layout == Layout::split) return {};
+  return {.avail = kWrapCounter, .used = kWrapCounter, .in_flight = {}};
 }
 
 std::string_view text(RingFault fault) {
@@ -38,7 +49,7 @@ std::string_view text(RingFault fault) {
     case RingFault::none:
       return "no fault";
     case RingFault::avail_index_jumped:
-      return "the available index moved by more than the ring's size";
+      return "the driver made more available than the ring holds";
     case RingFault::head_out_of_range:
       return "the available ring names a descriptor beyond the table";
     case RingFault::next_out_of_range:
@@ -53,6 +64,8 @@ std::string_view text(RingFault fault) {
       return "an indirect table whose length is no multiple of 16, or is 0";
     case RingFault::indirect_nested:
       return "an indirect table inside an indirect table, or followed by a descriptor";
+    case RingFault::indirect_too_long:
+      return "an indirect table with more entries than allowed";
     case RingFault::readable_after_writable:
       return "a device-readable descriptor after a device-writable one";
     case RingFault::chain_without_use:
@@ -61,12 +74,16 @@ std::string_view text(RingFault fault) {
   return "unknown fault";
 }
 
-Result<SplitAreas> SplitAreas::locate(const RingConfig& config, const memory::MemoryMap& map) {
-  SplitAreas areas;
+Result<RingAreas> RingAreas::locate(const RingConfig& config, const memory::MemoryMap& map) {
+  const Layout layout = config.layout();
+  const bool packed = layout == Layout::packed;
+  const auto sizes = RingAreaSizes::of(layout, config.size);
+  RingAreas areas;
   CW_TRY(areas.descriptors,
-         locate_area("descriptor table", config.descriptors, descriptor_bytes(config.size), 16, map));
-  CW_TRY(areas.available, locate_area("available ring", config.available, available_bytes(config.size), 2, map));
-  CW_TRY(areas.used, locate_area("used ring", config.used, used_bytes(config.size), 4, map));
+         locate_area(packed ? "descriptor ring" : "descriptor table", config.descriptors, sizes.descriptors, map));
+  CW_TRY(areas.available,
+         locate_area(packed ? "driver event suppression" : "available ring", config.available, sizes.available, map));
+  CW_TRY(areas.used, locate_area(packed ? "device event suppression" : "used ring", config.used, sizes.used, map));
   return areas;
 }
 

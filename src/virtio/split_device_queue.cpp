@@ -2,49 +2,59 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
 namespace causeway::virtio {
 
-using memory::GuestSpan;
-
-namespace {
-
-/// A batch takes no further chain once it holds this many segments: a bound on our memory, whatever a guest sends.
-constexpr std::size_t kSegmentsPerBatch = 8192;
-
-}  // namespace
-
-SplitDeviceQueue::SplitDeviceQueue(const RingConfig& config, SplitAreas areas,
+SplitDeviceQueue::SplitDeviceQueue(const RingConfig& config, RingAreas areas,
                                    std::shared_ptr<const memory::MemoryMap> map, std::uint16_t used_idx)
     : config_(config),
       areas_(areas),
-      translator_(std::move(map)),
+      walker_(config, std::move(map)),
       mask_(static_cast<std::uint16_t>(config.size.entries() - 1)),
       event_idx_(config.features.has(Feature::event_idx)),
-      indirect_(config.features.has(Feature::indirect_desc)),
-      next_avail_(config.start.avail_idx),
-      known_avail_(config.start.avail_idx),
+      in_order_(config.features.has(Feature::in_order)),
+      next_avail_(config.start.avail),
+      known_avail_(config.start.avail),
       next_used_(used_idx),
-      published_used_(used_idx),
-      chain_limit_(std::max<std::uint32_t>(config.size.entries(), kLeastChainLimit)) {}
+      published_used_(used_idx) {
+  for (const InFlight& chain : config.start.in_flight) again_.push_back(chain.id);
+}
 
 Result<SplitDeviceQueue> SplitDeviceQueue::start(const RingConfig& config,
                                                  std::shared_ptr<const memory::MemoryMap> map) {
-  CW_TRY(const auto areas, SplitAreas::locate(config, *map));
+  CW_TRY(const auto areas, RingAreas::locate(config, *map));
   // Only here is our own index read back from the ring: its last user has written it, and the driver relies on it.
   const auto used_idx = areas.used.load<std::uint16_t>(kRingIndex, std::memory_order_acquire);
-  const auto unused = static_cast<std::uint16_t>(config.start.avail_idx - used_idx);
+  const auto unused = static_cast<std::uint16_t>(config.start.avail - used_idx);
   if (unused > config.size.entries()) {
     return fail(Errc::peer_violation,
                 fmt::format("ring position {} does not go with the used index {} of a ring of {} entries",
-                            config.start.avail_idx, used_idx, config.size.entries()));
+                            config.start.avail, used_idx, config.size.entries()));
+  }
+  const auto& in_flight = config.start.in_flight;
+  if (!in_flight.empty() && in_flight.size() != unused) {
+    return fail(Errc::peer_violation,
+                fmt::format("{} chains in flight, where the ring's indices tell of {}", in_flight.size(), unused));
+  }
+  for (const InFlight& chain : in_flight) {
+    if (chain.id < config.size.entries()) continue;
+    return fail(Errc::peer_violation,
+                fmt::format("chain {} is in flight in a ring of {} entries", chain.id, config.size.entries()));
   }
   return SplitDeviceQueue(config, areas, std::move(map), used_idx);
 }
 
 Result<void> SplitDeviceQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
-  CW_TRY(areas_, SplitAreas::locate(config_, *map));
-  translator_ = memory::Translator(std::move(map));
+  CW_TRY(areas_, RingAreas::locate(config_, *map));
+  walker_.replace_map(std::move(map));
   return {};
+}
+
+bool SplitDeviceQueue::look_again() {
+  refresh_available();
+  return known_avail_ != next_avail_ || again_taken_ != again_.size();
 }
 
 void SplitDeviceQueue::refresh_available() {
@@ -54,7 +64,10 @@ void SplitDeviceQueue::refresh_available() {
   }
   // Acquire pairs with the driver's release of the index: the entries and descriptors before it are then visible.
   const auto index = areas_.available.load<std::uint16_t>(kRingIndex, std::memory_order_acquire);
-  if (static_cast<std::uint16_t>(index - next_avail_) > config_.size.entries()) {
+  const std::uint32_t fresh = static_cast<std::uint16_t>(index - next_avail_);
+  // What the driver has not got back it cannot make available again.
+  const std::uint32_t held = static_cast<std::uint16_t>(next_avail_ - published_used_);
+  if (fresh + held > config_.size.entries()) {
     known_avail_ = next_avail_;
     fault_ = RingFault::avail_index_jumped;
     return;
@@ -63,14 +76,17 @@ void SplitDeviceQueue::refresh_available() {
 }
 
 std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
-  std::uint16_t count = std::min(available(), limit);
+  if (again_taken_ != again_.size()) [[unlikely]]
+    return take_again(batch, limit);
+  if (known_avail_ == next_avail_) refresh_available();
+  auto count = std::min(static_cast<std::uint16_t>(known_avail_ - next_avail_), limit);
   count = static_cast<std::uint16_t>(std::min<std::size_t>(count, ChainBatch::kMaxChains - batch.size()));
   // First the heads, so that their descriptors are on the way while the first chain is walked.
   std::array<std::uint16_t, ChainBatch::kMaxChains> heads;
   for (std::uint16_t i = 0; i < count; ++i) {
     const std::size_t slot = static_cast<std::size_t>(next_avail_ + i) & mask_;
     heads[i] = areas_.available.load<std::uint16_t>(kRingEntries + 2 * slot, std::memory_order_relaxed);
-    if (heads[i] > mask_) {
+    if (heads[i] > mask_) [[unlikely]] {
       fault_ = RingFault::head_out_of_range;
       count = i;
       break;
@@ -78,83 +94,76 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
     areas_.descriptors.prefetch(16u * heads[i]);
   }
   for (std::uint16_t i = 0; i < count; ++i) {
-    if (batch.segments_.size() >= kSegmentsPerBatch && batch.count_ != 0) return i;
-    if (!take_chain(batch, heads[i])) return i;
+    if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
+      return i;
+    if (!take_chain(batch, heads[i])) [[unlikely]]
+      return i;
     ++next_avail_;
   }
   return count;
 }
 
+std::uint16_t SplitDeviceQueue::take_again(ChainBatch& batch, std::uint16_t limit) {
+  std::uint16_t count = 0;
+  while (count < limit && !batch.is_full() && fault_ == RingFault::none && again_taken_ != again_.size()) {
+    if (!take_chain(batch, again_[again_taken_])) break;
+    ++again_taken_;
+    ++count;
+  }
+  return count;
+}
+
 bool SplitDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t head) {
-  Chain& chain = batch.chains_[batch.count_];
-  chain = Chain{.head = head, .first = static_cast<std::uint32_t>(batch.segments_.size())};
-  budget_ = chain_limit_;
-  if (!walk(batch, chain, areas_.descriptors, config_.size.entries(), head, false)) [[unlikely]] {
-    batch.segments_.resize(chain.first);
+  const bool again = again_taken_ != again_.size();
+  Chain& chain = batch.begin();
+  chain.again = again ? 1 : 0;
+  chain.id = head;
+  const RingFault fault = walk(batch, chain, head);
+  if (fault != RingFault::none) [[unlikely]] {
+    batch.abandon(chain);
+    fault_ = fault;
     return false;
   }
-  ++batch.count_;
+  batch.commit();
   return true;
 }
 
-bool SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, const GuestSpan& table, std::uint32_t entries,
-                            std::uint32_t index, bool in_indirect) {
-  for (;;) {
-    if (budget_-- == 0) return refuse(RingFault::chain_too_long);
-    const Descriptor descriptor = Descriptor::fetch(table, index);
+RingFault SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, std::uint16_t head) {
+  std::uint16_t index = head;
+  for (std::uint32_t budget = config_.size.entries(); budget != 0; --budget) {
+    const Descriptor descriptor = Descriptor::fetch(areas_.descriptors, index);
     if ((descriptor.flags & kDescIndirect) != 0) [[unlikely]] {
-      if (in_indirect || (descriptor.flags & kDescNext) != 0) return refuse(RingFault::indirect_nested);
-      return walk_indirect(batch, chain, descriptor);
+      if ((descriptor.flags & kDescNext) != 0) return RingFault::indirect_nested;
+      return walker_.add_indirect(batch, chain, descriptor.address, descriptor.length);
     }
-    if (!add(batch, chain, descriptor)) return false;
-    if ((descriptor.flags & kDescNext) == 0) return true;
-    if (descriptor.next >= entries) return refuse(RingFault::next_out_of_range);
+    const RingFault fault = walker_.add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
+    if (fault != RingFault::none) [[unlikely]]
+      return fault;
+    if ((descriptor.flags & kDescNext) == 0) [[likely]]
+      return RingFault::none;
+    if (descriptor.next > mask_) [[unlikely]]
+      return RingFault::next_out_of_range;
     index = descriptor.next;
   }
+  return RingFault::chain_too_long;
 }
 
-bool SplitDeviceQueue::walk_indirect(ChainBatch& batch, Chain& chain, const Descriptor& descriptor) {
-  if (!indirect_) return refuse(RingFault::indirect_not_negotiated);
-  if (descriptor.length == 0 || descriptor.length % sizeof(Descriptor) != 0) {
-    return refuse(RingFault::indirect_bad_length);
-  }
-  const std::uint32_t entries = descriptor.length / static_cast<std::uint32_t>(sizeof(Descriptor));
-  GuestSpan table;
-  unsigned pieces = 0;
-  const bool inside = translator_.translate(descriptor.address, descriptor.length, [&](GuestSpan piece) {
-    table = piece;
-    ++pieces;
-  });
-  if (!inside) return refuse(RingFault::outside_memory);
-  if (pieces > 1) {
-    // A table that straddles two regions is legal when they are one run of host memory.
-    const auto whole = translator_.map()->translate(memory::Iova(descriptor.address), descriptor.length);
-    if (!whole) return refuse(RingFault::outside_memory);
-    table = *whole;
-  }
-  return walk(batch, chain, table, entries, 0, true);
+void SplitDeviceQueue::untake(std::span<const Chain> chains) {
+  std::uint16_t fresh = 0;
+  for (const Chain& chain : chains) fresh = static_cast<std::uint16_t>(fresh + (chain.again == 0 ? 1 : 0));
+  next_avail_ = static_cast<std::uint16_t>(next_avail_ - fresh);
+  again_taken_ -= chains.size() - fresh;
 }
 
-bool SplitDeviceQueue::add(ChainBatch& batch, Chain& chain, const Descriptor& descriptor) {
-  std::uint32_t pieces = 0;
-  if (!translator_.translate(descriptor.address, descriptor.length, [&](GuestSpan piece) {
-        if (piece.size() == 0) return;
-        batch.segments_.push_back(piece);
-        ++pieces;
-      })) {
-    return refuse(RingFault::outside_memory);
+void SplitDeviceQueue::use_unwritten(std::span<const Chain> chains) {
+  if (!in_order_) {
+    for (const Chain& chain : chains) use(chain, 0);
+    return;
   }
-  // A descriptor over many small regions has many pieces; the chain as a whole stays bounded.
-  if (batch.segments_.size() - chain.first > std::size_t{2} * chain_limit_) return refuse(RingFault::chain_too_long);
-  if ((descriptor.flags & kDescWrite) != 0) {
-    chain.writable += pieces;
-    chain.writable_bytes += descriptor.length;
-    return true;
-  }
-  if (chain.writable != 0) return refuse(RingFault::readable_after_writable);
-  chain.readable += pieces;
-  chain.readable_bytes += descriptor.length;
-  return true;
+  if (chains.empty()) return;
+  // One entry, at the place of the first, names the last (2.7.9).
+  put_used(chains.back().id, 0);
+  next_used_ = static_cast<std::uint16_t>(next_used_ + chains.size());
 }
 
 bool SplitDeviceQueue::publish() {
@@ -185,14 +194,22 @@ bool SplitDeviceQueue::arm() {
   }
   // Pairs with the driver's fence between its store of the available index and its look at avail_event (or flags).
   memory::full_fence();
-  refresh_available();
-  return known_avail_ != next_avail_;
+  return look_again();
 }
 
 void SplitDeviceQueue::disarm() {
   // With EVENT_IDX an old avail_event costs one kick in 65536 entries; moving it would cost a store in every pass.
   if (event_idx_ || fault_ != RingFault::none) return;
   areas_.used.store<std::uint16_t>(kRingFlags, kUsedNoNotify, std::memory_order_relaxed);
+}
+
+QueueState SplitDeviceQueue::state(std::span<const Chain> outstanding) const {
+  QueueState state{.avail = next_avail_, .used = published_used_, .in_flight = {}};
+  for (const Chain& chain : outstanding) state.in_flight.push_back({.id = chain.id, .descriptors = {}});
+  for (std::size_t i = again_taken_; i < again_.size(); ++i) {
+    state.in_flight.push_back({.id = again_[i], .descriptors = {}});
+  }
+  return state;
 }
 
 }  // namespace causeway::virtio

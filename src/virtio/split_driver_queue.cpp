@@ -2,35 +2,39 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace causeway::virtio {
 
-SplitDriverQueue::SplitDriverQueue(const RingConfig& config, SplitAreas areas,
+SplitDriverQueue::SplitDriverQueue(const RingConfig& config, RingAreas areas,
                                    std::shared_ptr<const memory::MemoryMap> map)
     : config_(config),
       areas_(areas),
       map_(std::move(map)),
       mask_(static_cast<std::uint16_t>(config.size.entries() - 1)),
       event_idx_(config.features.has(Feature::event_idx)),
+      in_order_(config.features.has(Feature::in_order)),
       next_(config.size.entries()),
-      in_flight_(config.size.entries()),
+      sent_(config.size.entries()),
+      order_(in_order_ ? config.size.entries() : 0),
       free_count_(config.size.entries()),
-      next_avail_(config.start.avail_idx),
-      published_avail_(config.start.avail_idx),
-      next_used_(config.start.avail_idx),
-      known_used_(config.start.avail_idx) {
+      next_avail_(config.start.avail),
+      published_avail_(config.start.avail),
+      next_used_(config.start.avail),
+      known_used_(config.start.avail) {
   for (std::uint16_t i = 0; i < config.size.entries(); ++i) next_[i] = static_cast<std::uint16_t>((i + 1) & mask_);
 }
 
 Result<SplitDriverQueue> SplitDriverQueue::start(const RingConfig& config,
                                                  const std::shared_ptr<const memory::MemoryMap>& map,
                                                  std::optional<memory::Iova> indirect_area) {
-  CW_TRY(const auto areas, SplitAreas::locate(config, *map));
+  CW_TRY(const auto areas, RingAreas::locate(config, *map));
   SplitDriverQueue queue(config, areas, map);
   if (indirect_area) {
     if (!config.features.has(Feature::indirect_desc)) {
       return fail(Errc::not_supported, "indirect descriptors were not negotiated");
     }
-    queue.indirect_ = map->translate(*indirect_area, indirect_bytes(config.size));
+    queue.indirect_ = map->translate(*indirect_area, indirect_bytes(config.size.entries()));
     queue.indirect_iova_ = *indirect_area;
     if (!queue.indirect_) return fail(Errc::invalid_value, "the area for indirect tables is not inside guest memory");
   }
@@ -63,7 +67,7 @@ bool SplitDriverQueue::add_direct(std::span<const DriverBuffer> readable, std::s
     at = next_[at];
   }
   free_head_ = at;
-  put_available(head, static_cast<std::uint16_t>(count), token);
+  put_available(head, static_cast<std::uint16_t>(count), writable, token);
   return true;
 }
 
@@ -88,13 +92,19 @@ bool SplitDriverQueue::add_indirect(std::span<const DriverBuffer> readable, std:
                                                 .flags = kDescIndirect,
                                                 .next = 0});
   free_head_ = next_[head];
-  put_available(head, 1, token);
+  put_available(head, 1, writable, token);
   return true;
 }
 
-void SplitDriverQueue::put_available(std::uint16_t head, std::uint16_t descriptors, std::uint64_t token) {
+void SplitDriverQueue::put_available(std::uint16_t head, std::uint16_t descriptors,
+                                     std::span<const DriverBuffer> writable, std::uint64_t token) {
   free_count_ = static_cast<std::uint16_t>(free_count_ - descriptors);
-  in_flight_[head] = {.token = token, .descriptors = descriptors};
+  sent_[head] = {.token = token, .writable = 0, .descriptors = descriptors};
+  if (in_order_) {
+    order_[next_avail_ & mask_] = head;
+    // Of a batch the device tells the last chain's length alone.
+    for (const DriverBuffer& buffer : writable) sent_[head].writable += buffer.length;
+  }
   areas_.available.store<std::uint16_t>(kRingEntries + 2u * (next_avail_ & mask_), head, std::memory_order_relaxed);
   ++next_avail_;
 }
@@ -127,26 +137,53 @@ bool SplitDriverQueue::has_used() {
   return known_used_ != next_used_;
 }
 
+std::optional<UsedChain> SplitDriverQueue::break_down() {
+  broken_ = true;
+  return std::nullopt;
+}
+
 std::optional<UsedChain> SplitDriverQueue::reap() {
   if (!has_used()) return std::nullopt;
+  if (in_order_) return reap_in_order();
   const std::size_t slot = kRingEntries + 8u * (next_used_ & mask_);
   const auto id = areas_.used.load<std::uint32_t>(slot, std::memory_order_relaxed);
   const auto written = areas_.used.load<std::uint32_t>(slot + 4, std::memory_order_relaxed);
-  if (id > mask_ || in_flight_[id].descriptors == kNotInFlight) {
-    broken_ = true;
-    return std::nullopt;
-  }
+  if (id > mask_ || sent_[id].descriptors == kNotInFlight) return break_down();
   const auto head = static_cast<std::uint16_t>(id);
-  const InFlight chain = in_flight_[head];
-  in_flight_[head] = {};
-  // Put the chain's descriptors back in front of the free list; our own links still join them.
-  std::uint16_t last = head;
-  for (std::uint16_t i = 1; i < chain.descriptors; ++i) last = next_[last];
-  next_[last] = free_head_;
-  free_head_ = head;
-  free_count_ = static_cast<std::uint16_t>(free_count_ + chain.descriptors);
+  const std::uint64_t token = sent_[head].token;
+  release(head);
+  return UsedChain{.token = token, .written = written};
+}
+
+std::optional<UsedChain> SplitDriverQueue::reap_in_order() {
+  if (!batch_last_) {
+    // One entry may stand for several chains: it names the last of them (2.7.9).
+    const std::size_t slot = kRingEntries + 8u * (next_used_ & mask_);
+    const auto id = areas_.used.load<std::uint32_t>(slot, std::memory_order_relaxed);
+    batch_written_ = areas_.used.load<std::uint32_t>(slot + 4, std::memory_order_relaxed);
+    if (id > mask_ || sent_[id].descriptors == kNotInFlight) return break_down();
+    batch_last_ = static_cast<std::uint16_t>(id);
+  }
+  const std::uint16_t head = order_[next_used_ & mask_];
+  if (sent_[head].descriptors == kNotInFlight) return break_down();
+  const bool ends_batch = head == *batch_last_;
+  const UsedChain used{.token = sent_[head].token, .written = ends_batch ? batch_written_ : sent_[head].writable};
+  if (ends_batch) batch_last_.reset();
+  release(head);
+  return used;
+}
+
+void SplitDriverQueue::release(std::uint16_t head) {
+  const std::uint16_t descriptors = std::exchange(sent_[head].descriptors, kNotInFlight);
+  if (!in_order_) {
+    // Back in front of the free list; our own links still join the chain. In order, the table is used round and round.
+    std::uint16_t last = head;
+    for (std::uint16_t i = 1; i < descriptors; ++i) last = next_[last];
+    next_[last] = free_head_;
+    free_head_ = head;
+  }
+  free_count_ = static_cast<std::uint16_t>(free_count_ + descriptors);
   ++next_used_;
-  return UsedChain{.token = chain.token, .written = written};
 }
 
 bool SplitDriverQueue::arm() {

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if ((data[0] & 2) != 0) features = features.with(virtio::Feature::event_idx);
   testing::GuestMemory memory(kRegion, 2);
   auto ring = memory.make_ring(1U << (data[1] % 8), features);
-  ring.start.avail_idx = static_cast<std::uint16_t>(data[2] | data[3] << 8);
+  ring.start.avail = static_cast<std::uint16_t>(data[2] | data[3] << 8);
   std::size_t at = 4;
   // Everything after the first bytes is memory, ring areas first; the second region begins where the first ends.
   for (std::uint64_t region = 0; region < 2 && at < size; ++region) {
@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (taken != batch.size()) std::abort();
     for (const Chain& chain : batch.chains()) {
       check(batch, chain);
-      queue->use(chain.head, static_cast<std::uint32_t>(chain.writable_bytes));
+      queue->use(chain, static_cast<std::uint32_t>(chain.writable_bytes));
     }
     queue->publish();
     queue->arm();

@@ -24,9 +24,9 @@ struct HandMadeRing {
         device(value_or_die(SplitDeviceQueue::start(config, memory.map()))) {}
 
   void describe(std::uint16_t index, Descriptor descriptor) const { table().put(16u * index, descriptor); }
-  memory::GuestSpan table() const { return memory.at(config.descriptors, SplitAreas::descriptor_bytes(config.size)); }
-  memory::GuestSpan available() const { return memory.at(config.available, SplitAreas::available_bytes(config.size)); }
-  memory::GuestSpan used() const { return memory.at(config.used, SplitAreas::used_bytes(config.size)); }
+  memory::GuestSpan table() const { return memory.at(config.descriptors, RingAreaSizes::of(Layout::split, config.size).descriptors.bytes); }
+  memory::GuestSpan available() const { return memory.at(config.available, RingAreaSizes::of(Layout::split, config.size).available.bytes); }
+  memory::GuestSpan used() const { return memory.at(config.used, RingAreaSizes::of(Layout::split, config.size).used.bytes); }
   /// Makes one head available.
   void offer(std::uint16_t head) {
     available().put<std::uint16_t>(kRingEntries + 2u * (avail_idx % config.size.entries()), head);
@@ -75,16 +75,16 @@ TEST(SplitDeviceQueue, RefusesAreasThatAreMisalignedOrOutsideMemory) {
 TEST(SplitDeviceQueue, RefusesAPositionThatContradictsTheUsedIndex) {
   GuestMemory memory;
   RingConfig config = memory.make_ring(8);
-  config.start.avail_idx = 9;
+  config.start.avail = 9;
   EXPECT_FALSE(SplitDeviceQueue::start(config, memory.map()));
-  config.start.avail_idx = 8;
+  config.start.avail = 8;
   EXPECT_TRUE(SplitDeviceQueue::start(config, memory.map()));
 }
 
 TEST(SplitDeviceQueue, RefusesAnAvailableIndexThatJumps) {
   HandMadeRing ring;
   ring.available().put<std::uint16_t>(kRingIndex, 9);
-  EXPECT_EQ(ring.device.available(), 0);
+  EXPECT_FALSE(ring.device.has_available());
   EXPECT_EQ(ring.device.fault(), RingFault::avail_index_jumped);
 }
 
@@ -163,9 +163,9 @@ TEST(SplitDeviceQueue, TakesDirectDescriptorsFollowedByAnIndirectTable) {
 TEST(SplitDeviceQueue, AfterAFaultTouchesTheRingNoMore) {
   HandMadeRing ring;
   ring.available().put<std::uint16_t>(kRingIndex, 100);
-  EXPECT_EQ(ring.device.available(), 0);
+  EXPECT_FALSE(ring.device.has_available());
   ring.available().put<std::uint16_t>(kRingIndex, 1);
-  EXPECT_EQ(ring.device.available_now(), 0);
+  EXPECT_FALSE(ring.device.has_available());
   EXPECT_FALSE(ring.device.arm());
 }
 
@@ -177,21 +177,21 @@ TEST(SplitDeviceQueue, PutsBackWhatWasTakenLast) {
   }
   ChainBatch batch;
   ASSERT_EQ(ring.device.take(batch, 32), 3);
-  ring.device.untake(2);
-  EXPECT_EQ(ring.device.state().avail_idx, 1);
+  ring.device.untake(batch.chains().subspan(1));
+  EXPECT_EQ(ring.device.state().avail, 1);
   batch.clear();
   ASSERT_EQ(ring.device.take(batch, 32), 2);
-  EXPECT_EQ(batch[0].head, 1);
+  EXPECT_EQ(batch[0].id, 1);
 }
 
 TEST(SplitDeviceQueue, CallsOnlyADriverThatWantsIt) {
   HandMadeRing ring;
-  ring.device.use(0, 5);
+  ring.device.use(Chain{}, 5);
   EXPECT_TRUE(ring.device.publish());
   EXPECT_EQ(ring.used().fetch<std::uint16_t>(kRingIndex), 1);
   EXPECT_EQ(ring.used().fetch<std::uint32_t>(kRingEntries + 4), 5U);
   ring.available().put<std::uint16_t>(kRingFlags, kAvailNoInterrupt);
-  ring.device.use(0, 5);
+  ring.device.use(Chain{}, 5);
   EXPECT_FALSE(ring.device.publish());
   EXPECT_FALSE(ring.device.publish()) << "nothing new";
 }
@@ -199,9 +199,9 @@ TEST(SplitDeviceQueue, CallsOnlyADriverThatWantsIt) {
 TEST(SplitDeviceQueue, WithEventIdxCallsWhenTheEventIsPassed) {
   HandMadeRing ring(8, kEventIdx);
   ring.available().put<std::uint16_t>(kRingEntries + 16, 1);  // used_event: call when entry 1 has been used
-  ring.device.use(0, 0);
+  ring.device.use(Chain{}, 0);
   EXPECT_FALSE(ring.device.publish());
-  ring.device.use(0, 0);
+  ring.device.use(Chain{}, 0);
   EXPECT_TRUE(ring.device.publish());
 }
 
@@ -231,7 +231,7 @@ TEST(SplitDriverQueue, RefusesIdsThatTheDeviceNeverHad) {
     const DriverBuffer buffer{.address = memory.allocate(64), .length = 64};
     ASSERT_TRUE(driver.add({&buffer, 1}, {}, 42));
     driver.publish();
-    const auto used = memory.at(config.used, SplitAreas::used_bytes(config.size));
+    const auto used = memory.at(config.used, RingAreaSizes::of(Layout::split, config.size).used.bytes);
     used.put<std::uint32_t>(kRingEntries, id);
     used.put<std::uint16_t>(kRingIndex, 1);
     EXPECT_FALSE(driver.reap());
@@ -243,7 +243,7 @@ TEST(SplitDriverQueue, RefusesMoreUsedThanWasAvailable) {
   GuestMemory memory;
   const RingConfig config = memory.make_ring(8);
   auto driver = value_or_die(SplitDriverQueue::start(config, memory.map()));
-  memory.at(config.used, SplitAreas::used_bytes(config.size)).put<std::uint16_t>(kRingIndex, 1);
+  memory.at(config.used, RingAreaSizes::of(Layout::split, config.size).used.bytes).put<std::uint16_t>(kRingIndex, 1);
   EXPECT_FALSE(driver.reap());
   EXPECT_TRUE(driver.is_broken());
 }

@@ -15,13 +15,13 @@ LEAST_REBINDS = 50
 class TwoGuestsOnASwitch(IntegrationCase):
     """Every byte that one guest sends arrives at the other, whatever happens to the queues meanwhile."""
 
-    def start_pair(self, queue_pairs=1, cpus=1, devices=("soft",)):
+    def start_pair(self, queue_pairs=1, cpus=1, devices=("soft",), properties=("", "")):
         """Starts the daemon and two guests that reach each other; sets self.daemon and self.guests."""
         ports = [Port(f"net{n}", self.folder / f"net{n}.sock", queue_pairs=queue_pairs, mac=mac, devices=devices)
                  for n, mac in enumerate(MACS)]
         self.daemon = self.start_daemon(*ports)
-        self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs), cpus=cpus)
-                       for n, port in enumerate(ports)]
+        self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs, properties=of_nic), cpus=cpus)
+                       for n, (port, of_nic) in enumerate(zip(ports, properties))]
         for guest, address in zip(self.guests, ADDRESSES):
             guest.set_address(address)
             if queue_pairs > 1:
@@ -54,7 +54,18 @@ class TwoGuestsOnASwitch(IntegrationCase):
 
     def test_stream_survives_rebinds_of_its_queues(self):
         self.start_pair(devices=("soft-a", "soft-b"))
-        stream, rebinds = self.transfer(sender=0, times=8), 0
+        self.assert_stream_survives_rebinds(sender=0)
+
+    def test_packed_and_split_rings_meet(self):
+        self.start_pair(devices=("soft-a", "soft-b"), properties=("packed=on", ""))
+        self.assertIn("ring_packed", self.daemon.cli_json("port", "show", "net0")["features_negotiated"])
+        self.assertNotIn("ring_packed", self.daemon.cli_json("port", "show", "net1")["features_negotiated"])
+        for sender in (0, 1):
+            self.assert_stream_survives_rebinds(sender)
+
+    def assert_stream_survives_rebinds(self, sender):
+        """A stream arrives unchanged while all queues are moved to and fro."""
+        stream, rebinds = self.transfer(sender, times=8), 0
         while rebinds < LEAST_REBINDS or not stream.is_done():
             for port in ("net0", "net1"):
                 self.daemon.rebind_queue_pair(port, 0, ("soft-b", "soft-a")[rebinds % 2])

@@ -7,12 +7,14 @@ from harness.daemon import Port
 from harness.process import wait_for
 from harness.testpmd import virtio_user
 
-# What virtio-user is told to ask for; in-order may be refused, which it must then live with.
+# What virtio-user is told to ask for.
 LAYOUTS = {
     "mergeable": {"mrg_rxbuf": 1, "in_order": 0},
     "plain": {"mrg_rxbuf": 0, "in_order": 0},
     "in-order": {"mrg_rxbuf": 0, "in_order": 1},
     "in-order mergeable": {"mrg_rxbuf": 1, "in_order": 1},
+    "packed mergeable": {"packed_vq": 1, "mrg_rxbuf": 1, "in_order": 0},
+    "packed in-order": {"packed_vq": 1, "mrg_rxbuf": 0, "in_order": 1},
 }
 BURSTS = 4
 MANY = 20_000

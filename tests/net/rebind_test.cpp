@@ -51,6 +51,10 @@ std::string run_stream(TwoGuests& net, const std::atomic<bool>& stop, std::atomi
   return "";
 }
 
+using virtio::Feature, virtio::NetFeature;
+constexpr virtio::FeatureSet kNone;
+constexpr virtio::FeatureSet kPacked{Feature::ring_packed};
+
 class Rebind : public ::testing::TestWithParam<virtio::FeatureSet> {};
 
 TEST_P(Rebind, LosesRepeatsAndReordersNothingUnderTraffic) {
@@ -85,8 +89,10 @@ TEST_P(Rebind, LosesRepeatsAndReordersNothingUnderTraffic) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Features, Rebind,
-                         ::testing::Values(virtio::FeatureSet(), virtio::FeatureSet{virtio::Feature::event_idx},
-                                           virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}));
+                         ::testing::Values(kNone, kNone.with(Feature::event_idx), kNone.with(NetFeature::mrg_rxbuf),
+                                           kNone.with(Feature::in_order).with(NetFeature::mrg_rxbuf), kPacked,
+                                           kPacked.with(Feature::event_idx).with(NetFeature::mrg_rxbuf),
+                                           kPacked.with(Feature::in_order)));
 
 TEST(RebindOf, AnUnknownDeviceIsRefusedAndTheQueueGoesOn) {
   TwoGuests net({}, {});

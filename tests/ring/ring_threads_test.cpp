@@ -2,8 +2,8 @@
 // is lost hangs the test. Run under ThreadSanitizer too.
 
 #include "base/event_fd.h"
-#include "virtio/split_device_queue.h"
-#include "virtio/split_driver_queue.h"
+#include "virtio/device_queue.h"
+#include "virtio/driver_queue.h"
 
 #include <gtest/gtest.h>
 
@@ -29,7 +29,7 @@ bool sleep_on(const EventFd& event) {
   return true;
 }
 
-std::string run_device(SplitDeviceQueue& ring, const EventFd& kick, const EventFd& call) {
+std::string run_device(DeviceQueue& ring, const EventFd& kick, const EventFd& call) {
   ChainBatch batch;
   std::uint64_t served = 0;
   while (served < kChains) {
@@ -42,7 +42,7 @@ std::string run_device(SplitDeviceQueue& ring, const EventFd& kick, const EventF
       sequence = batch.readable(chain)[0].fetch<std::uint64_t>(0);
       if (sequence != served++) return "a chain out of order";
       batch.writable(chain)[0].put(0, ~sequence);
-      ring.use(chain.head, sizeof sequence);
+      ring.use(chain, sizeof sequence);
     }
     if (ring.publish()) call.signal();
     if (taken == 0 && !ring.arm() && !sleep_on(kick)) return "the device was never kicked again";
@@ -57,8 +57,8 @@ TEST_P(TwoThreads, LoseNoWakeUpAndNoByte) {
   const auto [features, entries] = GetParam();
   GuestMemory memory;
   const RingConfig config = memory.make_ring(entries, features);
-  auto driver = value_or_die(SplitDriverQueue::start(config, memory.map()));
-  auto device = value_or_die(SplitDeviceQueue::start(config, memory.map()));
+  auto driver = value_or_die(DriverQueue::start(config, memory.map()));
+  auto device = value_or_die(DeviceQueue::start(config, memory.map()));
   const auto kick = value_or_die(EventFd::make());
   const auto call = value_or_die(EventFd::make());
   std::vector<memory::Iova> places;
@@ -96,7 +96,9 @@ TEST_P(TwoThreads, LoseNoWakeUpAndNoByte) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, TwoThreads,
-                         ::testing::Combine(::testing::Values(FeatureSet(), FeatureSet{Feature::event_idx}),
+                         ::testing::Combine(::testing::Values(FeatureSet(), FeatureSet{Feature::event_idx},
+                                                              FeatureSet{Feature::ring_packed},
+                                                              FeatureSet{Feature::ring_packed, Feature::event_idx}),
                                             ::testing::Values(4U, 256U)));
 
 }  // namespace

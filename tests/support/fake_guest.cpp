@@ -60,19 +60,42 @@ Iova FakeGuest::allocate(std::size_t bytes) {
   return place;
 }
 
-Result<void> FakeGuest::start_queue(std::uint16_t index) {
-  CW_TRY(const auto size, virtio::QueueSize::split(config_.ring_size));
+Result<FakeGuest::Queue> FakeGuest::make_queue(std::uint32_t entries, std::size_t buffer_bytes) {
+  const auto layout = virtio::layout_of(config_.features);
+  CW_TRY(const auto size, virtio::QueueSize::make(layout, entries));
+  const auto sizes = virtio::RingAreaSizes::of(layout, size);
   const virtio::RingConfig ring{.size = size,
-                                .descriptors = allocate(virtio::SplitAreas::descriptor_bytes(size)),
-                                .available = allocate(virtio::SplitAreas::available_bytes(size)),
-                                .used = allocate(virtio::SplitAreas::used_bytes(size)),
+                                .descriptors = allocate(sizes.descriptors.bytes),
+                                .available = allocate(sizes.available.bytes),
+                                .used = allocate(sizes.used.bytes),
                                 .features = config_.features,
-                                .start = {}};
-  CW_TRY(auto driver, virtio::SplitDriverQueue::start(ring, memory_));
+                                .start = virtio::QueueState::initial(layout)};
+  CW_TRY(auto driver, virtio::DriverQueue::start(ring, memory_));
   CW_TRY(auto kick, KickFd::make());
   CW_TRY(auto call, CallFd::make());
-  const Iova buffers = allocate(std::size_t{config_.buffer_size} * config_.ring_size);
-  queues_.push_back({.ring = std::move(driver), .kick = kick, .call = call, .buffers = buffers, .unused = {}});
+  return Queue{.config = ring,
+               .ring = std::move(driver),
+               .kick = kick,
+               .call = call,
+               .buffers = allocate(buffer_bytes),
+               .unused = {}};
+}
+
+Result<void> FakeGuest::give(std::uint16_t index, const Queue& queue) {
+  const QueueIndex number{index};
+  CW_CHECK(port_.set_queue_size(number, queue.config.size.entries()));
+  CW_CHECK(port_.set_queue_base(number, queue.config.start));
+  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
+                                              .descriptors = queue.config.descriptors.value(),
+                                              .available = queue.config.available.value(),
+                                              .used = queue.config.used.value()}));
+  CW_CHECK(port_.set_queue_call(number, queue.call));
+  return port_.start_queue(number, queue.kick);
+}
+
+Result<void> FakeGuest::start_queue(std::uint16_t index) {
+  CW_TRY(auto made, make_queue(config_.ring_size, std::size_t{config_.buffer_size} * config_.ring_size));
+  queues_.push_back(std::move(made));
   Queue& queue = queues_.back();
   for (std::uint32_t i = config_.ring_size; i-- > 0;) {
     if (index % 2 == 0) {
@@ -83,41 +106,15 @@ Result<void> FakeGuest::start_queue(std::uint16_t index) {
   }
   queue.ring.publish();
   queue.ring.disarm();
-  const QueueIndex number{index};
-  CW_CHECK(port_.set_queue_size(number, config_.ring_size));
-  CW_CHECK(port_.set_queue_base(number, 0));
-  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
-                                              .descriptors = ring.descriptors.value(),
-                                              .available = ring.available.value(),
-                                              .used = ring.used.value()}));
-  CW_CHECK(port_.set_queue_call(number, call));
-  CW_CHECK(port_.start_queue(number, kick));
-  return port_.enable_queue(number, true);
+  CW_CHECK(give(index, queue));
+  return port_.enable_queue(QueueIndex{index}, true);
 }
 
 Result<void> FakeGuest::start_control_queue() {
-  CW_TRY(const auto size, virtio::QueueSize::split(kControlRing));
-  const virtio::RingConfig ring{.size = size,
-                                .descriptors = allocate(virtio::SplitAreas::descriptor_bytes(size)),
-                                .available = allocate(virtio::SplitAreas::available_bytes(size)),
-                                .used = allocate(virtio::SplitAreas::used_bytes(size)),
-                                .features = config_.features,
-                                .start = {}};
-  CW_TRY(auto driver, virtio::SplitDriverQueue::start(ring, memory_));
-  CW_TRY(auto kick, KickFd::make());
-  CW_TRY(auto call, CallFd::make());
-  control_.emplace(
-      Queue{.ring = std::move(driver), .kick = kick, .call = call, .buffers = allocate(kPage), .unused = {}});
+  CW_TRY(auto made, make_queue(kControlRing, kPage));
+  control_.emplace(std::move(made));
   const bool mq = config_.features.has(virtio::NetFeature::mq);
-  const QueueIndex number{static_cast<std::uint16_t>(mq ? 2 * config_.queue_pairs : 2)};
-  CW_CHECK(port_.set_queue_size(number, kControlRing));
-  CW_CHECK(port_.set_queue_base(number, 0));
-  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
-                                              .descriptors = ring.descriptors.value(),
-                                              .available = ring.available.value(),
-                                              .used = ring.used.value()}));
-  CW_CHECK(port_.set_queue_call(number, call));
-  return port_.start_queue(number, kick);
+  return give(static_cast<std::uint16_t>(mq ? 2 * config_.queue_pairs : 2), *control_);
 }
 
 void FakeGuest::send_control(std::span<const std::byte> command) {

@@ -3,8 +3,8 @@
 
 #include "base/event_fd.h"
 #include "port/port.h"
+#include "virtio/driver_queue.h"
 #include "virtio/net.h"
-#include "virtio/split_driver_queue.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -68,7 +68,8 @@ class FakeGuest final : public port::DriverSide {
 
  private:
   struct Queue {
-    virtio::SplitDriverQueue ring;
+    virtio::RingConfig config;
+    virtio::DriverQueue ring;
     KickFd kick;
     CallFd call;
     memory::Iova buffers;               // one per ring entry
@@ -76,6 +77,9 @@ class FakeGuest final : public port::DriverSide {
   };
   FakeGuest(port::Port& port, FakeGuestConfig config) : port_(port), config_(config) {}
   Result<void> start();
+  Result<Queue> make_queue(std::uint32_t entries, std::size_t buffer_bytes);
+  /// Tells the port of a queue and starts it.
+  Result<void> give(std::uint16_t index, const Queue& queue);
   Result<void> start_queue(std::uint16_t index);
   memory::Iova allocate(std::size_t bytes);
   memory::Iova buffer(const Queue& queue, std::uint64_t number) const;

@@ -53,15 +53,17 @@ class GuestMemory {
     if (!span) throw std::runtime_error("not in guest memory");
     return *span;
   }
-  /// Places a split ring.
+  /// Places a ring of the layout that `features` name.
   virtio::RingConfig make_ring(std::uint32_t entries, virtio::FeatureSet features = {}) {
-    const auto size = value_or_die(virtio::QueueSize::split(entries));
+    const auto layout = virtio::layout_of(features);
+    const auto size = value_or_die(virtio::QueueSize::make(layout, entries));
+    const auto sizes = virtio::RingAreaSizes::of(layout, size);
     return {.size = size,
-            .descriptors = allocate(virtio::SplitAreas::descriptor_bytes(size)),
-            .available = allocate(virtio::SplitAreas::available_bytes(size)),
-            .used = allocate(virtio::SplitAreas::used_bytes(size)),
+            .descriptors = allocate(sizes.descriptors.bytes),
+            .available = allocate(sizes.available.bytes),
+            .used = allocate(sizes.used.bytes),
             .features = features,
-            .start = {}};
+            .start = virtio::QueueState::initial(layout)};
   }
 
  private:

@@ -26,16 +26,18 @@ class Nic:
     queue_pairs: int = 1
     listen: bool = False
     reconnect_ms: int = 0
+    properties: str = ""  # of QEMU's device, such as "packed=on,in_order=on"
 
     def qemu_arguments(self, number):
         """The arguments that give QEMU this NIC; it is always the number-th PCI device, hence eth<number>."""
         role = ",server=on,wait=off" if self.listen else ""
         reconnect = f",reconnect-ms={self.reconnect_ms}" if self.reconnect_ms else ""
         multiqueue = f",mq=on,vectors={2 * self.queue_pairs + 2}" if self.queue_pairs > 1 else ""
+        properties = f",{self.properties}" if self.properties else ""
         return ["-chardev", f"socket,id=nic{number},path={self.socket}{role}{reconnect}",
                 "-netdev", f"vhost-user,id=net{number},chardev=nic{number},queues={self.queue_pairs}",
                 "-device", f"virtio-net-pci,netdev=net{number},id=eth{number},addr={0x10 + number:#x},mac={self.mac},"
-                           f"disable-legacy=on,romfile={multiqueue}"]
+                           f"disable-legacy=on,romfile={multiqueue}{properties}"]
 
 
 def count_answers(output):

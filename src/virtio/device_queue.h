@@ -1,0 +1,93 @@
+// The device side of a virtqueue of whichever layout was negotiated.
+#pragma once
+
+#include "virtio/packed_device_queue.h"
+#include "virtio/split_device_queue.h"
+
+#include <concepts>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <variant>
+
+namespace causeway::virtio {
+
+/// What a user of either layout may rely on; the members are described at SplitDeviceQueue.
+template <class Ring>
+concept DeviceRing = requires(Ring ring, const Ring constant, const RingConfig config, ChainBatch batch,
+                              std::shared_ptr<const memory::MemoryMap> map, std::span<const Chain> chains) {
+  { Ring::start(config, map) } -> std::same_as<Result<Ring>>;
+  { ring.replace_map(map) } -> std::same_as<Result<void>>;
+  { ring.has_available() } -> std::same_as<bool>;
+  { ring.take(batch, std::uint16_t{}) } -> std::same_as<std::uint16_t>;
+  { ring.untake(chains) } -> std::same_as<void>;
+  { ring.use(chains[0], std::uint32_t{}) } -> std::same_as<void>;
+  { ring.use_unwritten(chains) } -> std::same_as<void>;
+  { ring.publish() } -> std::same_as<bool>;
+  { ring.arm() } -> std::same_as<bool>;
+  { ring.disarm() } -> std::same_as<void>;
+  { constant.fault() } -> std::same_as<RingFault>;
+  { constant.state(chains) } -> std::same_as<QueueState>;
+};
+static_assert(DeviceRing<SplitDeviceQueue> && DeviceRing<PackedDeviceQueue>);
+
+/// One or the other, chosen at start: for users whose speed does not hang on a branch per call. Hot loops are templates
+/// over DeviceRing instead.
+class DeviceQueue {
+ public:
+  /// `remember`: whether `state` will be asked for with chains outstanding.
+  static Result<DeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+                                   Remember remember = Remember::nothing) {
+    if (config.layout() == Layout::packed) {
+      CW_TRY(auto ring, PackedDeviceQueue::start(config, std::move(map), remember));
+      return DeviceQueue(std::move(ring));
+    }
+    CW_TRY(auto ring, SplitDeviceQueue::start(config, std::move(map)));
+    return DeviceQueue(std::move(ring));
+  }
+
+  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) {
+    return std::visit([&](auto& ring) { return ring.replace_map(std::move(map)); }, ring_);
+  }
+  bool has_available() {
+    return std::visit([](auto& ring) { return ring.has_available(); }, ring_);
+  }
+  std::uint16_t take(ChainBatch& batch, std::uint16_t limit) {
+    return std::visit([&](auto& ring) { return ring.take(batch, limit); }, ring_);
+  }
+  void untake(std::span<const Chain> chains) {
+    std::visit([&](auto& ring) { ring.untake(chains); }, ring_);
+  }
+  void use(const Chain& chain, std::uint32_t written) {
+    std::visit([&](auto& ring) { ring.use(chain, written); }, ring_);
+  }
+  void use_unwritten(std::span<const Chain> chains) {
+    std::visit([&](auto& ring) { ring.use_unwritten(chains); }, ring_);
+  }
+  bool publish() {
+    return std::visit([](auto& ring) { return ring.publish(); }, ring_);
+  }
+  bool arm() {
+    return std::visit([](auto& ring) { return ring.arm(); }, ring_);
+  }
+  void disarm() {
+    std::visit([](auto& ring) { ring.disarm(); }, ring_);
+  }
+  RingFault fault() const {
+    return std::visit([](const auto& ring) { return ring.fault(); }, ring_);
+  }
+  void set_fault(RingFault fault) {
+    std::visit([&](auto& ring) { ring.set_fault(fault); }, ring_);
+  }
+  QueueState state(std::span<const Chain> outstanding = {}) const {
+    return std::visit([&](const auto& ring) { return ring.state(outstanding); }, ring_);
+  }
+
+ private:
+  template <class Ring>
+  explicit DeviceQueue(Ring ring) : ring_(std::move(ring)) {}
+  std::variant<SplitDeviceQueue, PackedDeviceQueue> ring_;
+};
+
+}  // namespace causeway::virtio

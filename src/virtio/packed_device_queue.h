@@ -1,0 +1,105 @@
+// The device side of a packed virtqueue. Spec: virtio 1.3 section 2.8.
+#pragma once
+
+#include "base/result.h"
+#include "memory/memory_map.h"
+#include "virtio/chain.h"
+#include "virtio/chain_walker.h"
+#include "virtio/packed_ring.h"
+#include "virtio/ring.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+namespace causeway::virtio {
+
+/// Whether a packed queue remembers the descriptors of chains that it has taken, for `state` with outstanding chains.
+/// A user that uses or puts back all it took before it stops need not.
+enum class Remember : std::uint8_t { nothing, in_flight };
+
+/// As SplitDeviceQueue, member by member, with the same invariants; moreover: (6) a used descriptor is visible only
+/// once all before it are, since the first of those published at once gets its flags last.
+class PackedDeviceQueue {
+ public:
+  /// Errc::peer_violation: misaligned, outside memory, or a start position outside the ring.
+  static Result<PackedDeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+                                         Remember remember = Remember::nothing);
+  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
+
+  bool has_available() const {
+    return fault_ == RingFault::none && (is_available(load_flags(avail_)) || again_taken_ != again_.size());
+  }
+  std::uint16_t take(ChainBatch& batch, std::uint16_t limit);
+  void untake(std::span<const Chain> chains);
+
+  void use(const Chain& chain, std::uint32_t written) {
+    put_used(chain.id, written);
+    advance_used(chain.slots);
+  }
+  void use_unwritten(std::span<const Chain> chains);
+  bool publish();
+
+  bool arm();
+  void disarm();
+
+  RingFault fault() const { return fault_; }
+  void set_fault(RingFault fault) { fault_ = fault; }
+
+  /// With outstanding chains only when it remembers them.
+  QueueState state(std::span<const Chain> outstanding = {}) const;
+
+ private:
+  PackedDeviceQueue(const RingConfig& config, RingAreas areas, std::shared_ptr<const memory::MemoryMap> map,
+                    Remember remember);
+  /// Acquire pairs with the driver's release of a chain's first flags: all that the chain is made of is then visible.
+  std::uint16_t load_flags(PackedPosition at) const {
+    return areas_.descriptors.load<std::uint16_t>(at.offset() + kPackedFlags, std::memory_order_acquire);
+  }
+  bool is_available(std::uint16_t flags) const { return (flags & kPackedBits) == avail_.available_bits(); }
+  bool take_chain(ChainBatch& batch, std::uint16_t flags);
+  RingFault walk(ChainBatch& batch, Chain& chain, std::uint16_t flags);
+  RingFault walk_again(ChainBatch& batch, Chain& chain, const InFlight& chain_again);
+  RingFault add(ChainBatch& batch, Chain& chain, const PackedDescriptor& descriptor);
+  std::uint16_t take_again(ChainBatch& batch, std::uint16_t limit);
+  void remember(const Chain& chain, PackedPosition at);
+
+  void put_used(std::uint16_t id, std::uint32_t written) {
+    const std::size_t at = used_.offset();
+    // No order among these: the flags of the first of a batch, stored last with release, make all of it visible.
+    areas_.descriptors.store<std::uint32_t>(at + kPackedLength, written, std::memory_order_relaxed);
+    areas_.descriptors.store<std::uint16_t>(at + kPackedId, id, std::memory_order_relaxed);
+    const auto flags = static_cast<std::uint16_t>(used_.used_bits() | (written != 0 ? kDescWrite : 0));
+    if (unpublished_ == 0) {
+      first_used_ = used_;
+      first_flags_ = flags;
+    } else {
+      areas_.descriptors.store<std::uint16_t>(at + kPackedFlags, flags, std::memory_order_relaxed);
+    }
+  }
+  void advance_used(std::uint16_t slots) {
+    used_.advance(slots);
+    unpublished_ = static_cast<std::uint16_t>(unpublished_ + slots);
+  }
+
+  RingConfig config_;
+  RingAreas areas_;
+  ChainWalker walker_;
+  bool event_idx_;
+  bool in_order_;
+  RingFault fault_ = RingFault::none;
+  PackedPosition avail_;       // the next descriptor to be taken
+  PackedPosition used_;        // where the next used descriptor goes
+  PackedPosition first_used_;  // of those written and not yet visible
+  std::uint16_t first_flags_ = 0;
+  std::uint16_t unpublished_ = 0;  // ring entries passed since the last publish
+  std::uint32_t room_ = 0;         // ring entries that the take at hand may still pass
+  std::vector<InFlight> again_;    // chains that were in flight at the start
+  std::size_t again_taken_ = 0;
+  bool remembers_;
+  std::unordered_map<std::uint16_t, InFlight> remembered_;  // by buffer id
+};
+
+}  // namespace causeway::virtio
