@@ -6,8 +6,8 @@
 #include "port/port.h"
 #include "vhost_user/codec.h"
 #include "vhost_user/wire.h"
-#include "virtio/net.h"
 #include "virtio/device_queue.h"
+#include "virtio/net.h"
 
 #include <sys/mman.h>
 
