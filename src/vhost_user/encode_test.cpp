@@ -47,7 +47,8 @@ std::vector<FrontendMessage> one_of_each() {
   add(SetVringEnable{.queue = kQueue, .enabled = true});
   add(SendRarp{{std::byte{2}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}}});
   add(NetSetMtu{1500});
-  add(SetBackendReqFd{UnixSocket::make_pair()->first});
+  auto [ours, theirs] = *UnixSocket::make_pair();
+  add(SetBackendReqFd{std::move(ours)});
   add(GetConfig{.offset = 4, .size = 8, .flags = 0});
   add(SetConfig{.offset = 2, .is_migration = true, .bytes = Bytes(5, std::byte{9})});
   add(ResetDevice{});
