@@ -68,8 +68,8 @@ Result<void> Nic::set_status(vdpa::Status status) {
   if (status != vdpa::Status::reset) return {};
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     if (!queues_[i].is_set()) continue;
-    CW_CHECK(enable_queue(QueueIndex{i}, false));
     CW_CHECK(stop_queue(QueueIndex{i}));
+    CW_CHECK(enable_queue(QueueIndex{i}, false));
   }
   features_ = FeatureSet();
   settings_ = DriverSettings(config_.mac, features_, config_.queue_pairs);
@@ -149,20 +149,22 @@ Result<void> Nic::set_queue(QueueIndex queue, vdpa::QueueSetup setup) {
     CW_TRY(started.receive, ReceiveQueue::start(setup, map_, counters));
   }
   started.kick = setup.kick;
-  CW_CHECK(attach(pair_of(queue), transmits(queue), started));
+  CW_CHECK(attach(pair_of(queue), transmits(queue), setup.enabled, started));
   *slot = std::move(started);
   return {};
 }
 
-Result<void> Nic::attach(std::uint16_t pair, bool is_transmit, Running& queue) {
+Result<void> Nic::attach(std::uint16_t pair, bool is_transmit, bool enabled, Running& queue) {
   Result<void> watched;
   link_->worker().run([&] {
     Worker& worker = link_->worker();
     if (queue.kick) watched = worker.watch_event(queue.kick->fd());
     if (!watched) return;
     if (is_transmit) {
+      link_->enable_transmit(pair, enabled);
       link_->attach(pair, *queue.transmit, fault_handler());
     } else {
+      link_->enable_receive(pair, enabled);
       link_->attach(pair, *queue.receive, fault_handler());
     }
   });
