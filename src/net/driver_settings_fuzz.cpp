@@ -36,13 +36,13 @@ struct Seen {
   bool operator==(const Seen&) const = default;
 };
 
-Seen look(const net::DriverSettings& settings, Bytes probes) {
+Seen look(const net::DriverSettings& settings, virtio::FeatureSet negotiated, Bytes probes) {
   Seen seen{.accepted = {},
             .active_pairs = settings.active_pairs(),
             .types = settings.hash().types(),
             .hash = settings.hash().compute(probes),
             .steering = settings.steering(),
-            .offloads = settings.effective(net::kGuestOffloads)};
+            .offloads = settings.effective(negotiated)};
   for (std::size_t at = 0; at + 8 <= probes.size(); ++at) {
     net::EthernetHeader frame{};
     std::memcpy(&frame, probes.data() + at, 6);
@@ -80,10 +80,10 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     rest = rest.subspan(2 + length);
     // A copy of its own, so that a byte read behind it is noticed.
     const std::vector<std::byte> exact(command.begin(), command.end());
-    const Seen before = look(settings, probes);
+    const Seen before = look(settings, features, probes);
     const auto reply = settings.apply(exact);
     if (reply.ack != virtio::kCtrlOk) {
-      require(look(settings, probes) == before);
+      require(look(settings, features, probes) == before);
     } else if (reply.is_default) {
       log.erase(reply.topic);
     } else {
@@ -93,6 +93,6 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   }
   net::DriverSettings replayed(kMac, features, pairs);
   for (const auto& [topic, command] : log) require(replayed.apply(command).ack == virtio::kCtrlOk);
-  require(look(replayed, probes) == look(settings, probes));
+  require(look(replayed, features, probes) == look(settings, features, probes));
   return 0;
 }
