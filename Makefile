@@ -1,6 +1,6 @@
 # The one door to the project: `make help`. Each target first installs the Debian packages that it needs.
 
-.PHONY: help demo test bench install lint format fuzz docs-check clean packages
+.PHONY: help demo test matrix bench install lint format fuzz docs-check clean packages
 .DEFAULT_GOAL := help
 
 PREFIX ?= /usr/local
@@ -15,6 +15,10 @@ demo: packages ## Two Linux guests on one switch, their queues rebound while dat
 
 test: packages ## Everything that CI checks
 	scripts/test
+
+matrix: packages ## DPDK's virtio-user in every combination of features, ring size and queues; prints a table
+	scripts/build release
+	scripts/testpmd-matrix --require
 
 bench: packages ## Measure against DPDK and against memory copies; prints the figures
 	scripts/build release

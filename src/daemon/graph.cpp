@@ -6,6 +6,7 @@
 #include "net/switch.h"
 #include "net/tap_device.h"
 #include "net/tap_link.h"
+#include "vhost_user/frontend.h"
 
 #include <fmt/format.h>
 
@@ -33,17 +34,45 @@ Result<std::shared_ptr<net::Link>> make_tap_link(Worker& worker, const config::P
   return std::shared_ptr<net::Link>(std::move(link));
 }
 
-/// All of them share the link, so that queues can move between them.
-Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(Loop& loop, const config::PortConfig& config,
+vhost_user::Role role_of(config::Role role) {
+  return role == config::Role::server ? vhost_user::Role::listen : vhost_user::Role::connect;
+}
+
+Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const config::DeviceConfig& device,
+                                                         const config::PortConfig& port) {
+  vhost_user::FrontendConfig config;
+  config.name = device.name;
+  config.path = device.socket;
+  config.role = role_of(device.role);
+  config.type = port.device;
+  config.queues = static_cast<std::uint16_t>(2 * port.queue_pairs);
+  config.largest_ring = port.queue_size;
+  config.reconnect = device.reconnect;
+  config.mac = port.mac.bytes;
+  config.mtu = port.mtu;
+  CW_TRY(auto frontend, vhost_user::Frontend::make(loop, std::move(config)));
+  return std::unique_ptr<vdpa::Device>(std::move(frontend));
+}
+
+Result<std::unique_ptr<vdpa::Device>> make_software_device(Loop& loop, const std::string& name,
+                                                           const config::PortConfig& port,
+                                                           const std::shared_ptr<net::Link>& link) {
+  net::NicConfig nic{
+      .name = name, .mac = port.mac, .queue_pairs = port.queue_pairs, .mtu = port.mtu, .largest_ring = port.queue_size};
+  CW_TRY(auto device, net::Nic::make(loop, std::move(nic), link));
+  return std::unique_ptr<vdpa::Device>(std::move(device));
+}
+
+/// The software Devices share the link, so that queues can move between them.
+Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(Loop& loop,
+                                                                std::span<const config::DeviceConfig> remote,
+                                                                const config::PortConfig& port,
                                                                 const std::shared_ptr<net::Link>& link) {
   std::vector<std::unique_ptr<vdpa::Device>> devices;
-  for (const auto& name : config.devices) {
-    net::NicConfig nic{.name = name,
-                       .mac = config.mac,
-                       .queue_pairs = config.queue_pairs,
-                       .mtu = config.mtu,
-                       .largest_ring = config.queue_size};
-    CW_TRY(auto device, net::Nic::make(loop, std::move(nic), link));
+  for (const auto& name : port.devices) {
+    const auto known = std::ranges::find(remote, name, &config::DeviceConfig::name);
+    CW_TRY(auto device, known != remote.end() ? make_remote_device(loop, *known, port)
+                                              : make_software_device(loop, name, port, link));
     devices.push_back(std::move(device));
   }
   return devices;
@@ -51,14 +80,14 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(Loop& loop, cons
 
 vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
   return {.path = config.socket,
-          .role = config.role == config::Role::server ? vhost_user::Role::listen : vhost_user::Role::connect,
+          .role = role_of(config.role),
           .options = {.inband_notifications = config.inband_notifications}};
 }
 
 }  // namespace
 
 Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& config) {
-  std::unique_ptr<Graph> graph(new Graph(loop));
+  std::unique_ptr<Graph> graph(new Graph(loop, config.devices));
   CW_CHECK(graph->start_workers(config));
   CW_CHECK(graph->make_switches(config));
   for (const auto& port : config.ports) {
@@ -67,7 +96,7 @@ Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& co
   return graph;
 }
 
-Graph::Graph(Loop& loop) : loop_(loop) {}
+Graph::Graph(Loop& loop, std::vector<config::DeviceConfig> devices) : loop_(loop), devices_(std::move(devices)) {}
 
 Graph::~Graph() {
   for (auto& entry : ports_) entry.backend.reset();
@@ -107,7 +136,7 @@ Result<std::shared_ptr<net::Link>> Graph::make_link(const config::PortConfig& co
 
 Result<std::unique_ptr<port::Port>> Graph::make_port(const config::PortConfig& config) {
   CW_TRY(const auto link, make_link(config));
-  CW_TRY(auto devices, make_devices(loop_, config, link));
+  CW_TRY(auto devices, make_devices(loop_, devices_, config, link));
   return port::Port::make(loop_, {.name = config.name, .features_off = config.features_off}, std::move(devices));
 }
 

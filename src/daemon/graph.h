@@ -44,7 +44,7 @@ class Graph {
   void check_memory();
 
  private:
-  explicit Graph(Loop& loop);
+  Graph(Loop& loop, std::vector<config::DeviceConfig> devices);
   Result<void> start_workers(const config::Config& config);
   Result<void> make_switches(const config::Config& config);
   Result<std::unique_ptr<port::Port>> make_port(const config::PortConfig& config);
@@ -53,6 +53,7 @@ class Graph {
   Worker& worker(std::string_view name) const;
 
   Loop& loop_;
+  std::vector<config::DeviceConfig> devices_;  // those that ports name
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<net::Switch>> switches_;
   std::vector<PortEntry> ports_;

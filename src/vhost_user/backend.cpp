@@ -7,10 +7,6 @@
 
 namespace causeway::vhost_user {
 
-std::string_view name_of(Role role) {
-  return role == Role::listen ? "listen" : "connect";
-}
-
 Result<std::unique_ptr<Backend>> Backend::start(Loop& loop, port::Port& port, BackendConfig config) {
   std::unique_ptr<Backend> backend(new Backend(loop, port, std::move(config)));
   if (backend->config_.role == Role::connect) {

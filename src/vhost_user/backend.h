@@ -7,22 +7,15 @@
 #include "port/port.h"
 #include "vhost_user/connection.h"
 #include "vhost_user/port_log.h"
+#include "vhost_user/role.h"
 
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <string_view>
 
 namespace causeway::vhost_user {
-
-/// Who waits at the socket's path.
-enum class Role : std::uint8_t {
-  listen,   ///< we do; front-ends connect
-  connect,  ///< the front-end does; we connect, and again whenever the connection ends
-};
-std::string_view name_of(Role role);
 
 struct BackendConfig {
   std::filesystem::path path;

@@ -13,13 +13,6 @@
 
 namespace causeway::vhost_user {
 
-/// A message to the front-end. Value type.
-struct BackendMessage {
-  BackendRequest request;  ///< config_change_msg, vring_call or vring_err
-  QueueIndex queue{0};     ///< of the last two
-  bool operator==(const BackendMessage&) const = default;
-};
-
 /// Sends messages in order and never waits for their replies: with REPLY_ACK one is on its way at a time, and equal
 /// ones that wait behind it become one. So at most one message of each kind and queue is held. When the front-end
 /// closes the channel or breaks its rules, the channel says so once and is silent from then on. Thread: control.

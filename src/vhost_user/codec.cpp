@@ -1,5 +1,6 @@
 #include "vhost_user/codec.h"
 
+#include "vhost_user/frame.h"
 #include "vhost_user/wire.h"
 
 #include <fmt/format.h>
@@ -10,44 +11,25 @@
 namespace causeway::vhost_user {
 namespace {
 
-template <class T>
-void append(Bytes& bytes, const T& value) {
-  const auto raw = std::as_bytes(std::span(&value, 1));
-  bytes.insert(bytes.end(), raw.begin(), raw.end());
-}
-
-Bytes frame(std::uint32_t request, std::uint32_t flags, std::size_t size) {
-  Bytes bytes;
-  bytes.reserve(kHeaderSize + size);
-  append(bytes,
-         wire::Header{.request = request, .flags = wire::kVersion | flags, .size = static_cast<std::uint32_t>(size)});
-  return bytes;
-}
-
-template <class T>
-Bytes frame_with(std::uint32_t request, std::uint32_t flags, const T& payload) {
-  Bytes bytes = frame(request, flags, sizeof payload);
-  append(bytes, payload);
-  return bytes;
-}
-
-std::uint32_t need_reply_flag(bool need_reply) {
-  return need_reply ? wire::kNeedReplyFlag : 0;
+std::string name_in(HeaderOf due, std::uint32_t request) {
+  return due == HeaderOf::backend_message ? name_of_backend_request(request) : name_of_request(request);
 }
 
 }  // namespace
 
-Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes) {
+Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes, HeaderOf due) {
   wire::Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  const auto name = name_of_request(header.request);
+  const auto name = name_in(due, header.request);
   const std::uint32_t known = wire::kVersionMask | wire::kReplyFlag | wire::kNeedReplyFlag;
   if ((header.flags & wire::kVersionMask) != wire::kVersion) {
     return fail(Errc::peer_violation, fmt::format("{}: header version {}, only {} exists", name,
                                                   header.flags & wire::kVersionMask, wire::kVersion));
   }
-  if ((header.flags & wire::kReplyFlag) != 0) {
-    return fail(Errc::peer_violation, fmt::format("{}: a reply, where a request is due", name));
+  const bool is_reply = (header.flags & wire::kReplyFlag) != 0;
+  if (is_reply != (due == HeaderOf::reply)) {
+    return fail(Errc::peer_violation,
+                fmt::format("{}: a {} is due", name, is_reply ? "reply, where a request" : "request, where a reply"));
   }
   if ((header.flags & ~known) != 0) {
     return fail(Errc::peer_violation, fmt::format("{}: header flags {:#x} are reserved", name, header.flags & ~known));
@@ -87,6 +69,10 @@ Bytes encode_failure(std::uint32_t request) {
 
 Bytes encode_empty_reply(std::uint32_t request) {
   return frame(request, wire::kReplyFlag, 0);
+}
+
+Bytes encode_backend_reply(std::uint32_t request, std::uint64_t value) {
+  return encode_reply(request, U64Answer{value});
 }
 
 Bytes encode_config_change(bool need_reply) {

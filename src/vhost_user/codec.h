@@ -25,13 +25,29 @@ struct Header {
   std::uint32_t size;
 };
 
-/// Errc::peer_violation: wrong version, unknown flags, a reply where a request is due, or a payload larger than any
-/// message has. Where the next message begins is then unknown: the connection cannot go on.
-Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes);
+/// What a header must be the header of. The numbers of the two kinds of requests mean different messages.
+enum class HeaderOf : std::uint8_t { frontend_message, reply, backend_message };
+
+/// Errc::peer_violation: wrong version, unknown flags, a reply where a request is due or the other way round, or a
+/// payload larger than any message has. Where the next message begins is then unknown: the connection cannot go on.
+Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes, HeaderOf due = HeaderOf::frontend_message);
 
 /// Checks and decodes one message. `body` holds `header.size` bytes. Errc::peer_violation: the message breaks a rule of
 /// its own; Errc::not_supported: we do not handle it. The text names message, value and what is allowed.
 Result<FrontendMessage> decode(const Header& header, std::span<const std::byte> body, std::vector<OwnedFd> fds);
+
+/// A message of a front-end as it goes on the socket. The descriptors are the message's own: it must outlive this.
+struct Outgoing {
+  Bytes bytes;
+  std::vector<const OwnedFd*> fds;
+};
+Outgoing encode(const FrontendMessage& message, bool need_reply);
+
+/// Checks and decodes the reply to `request`: its number, its size, and that no descriptor came with it. An
+/// acknowledgement is a `U64Answer`, 0 for success; a GET_CONFIG that the back-end refuses is a `Done`.
+/// Errc::peer_violation names the message: the connection cannot go on.
+Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
+                            std::size_t descriptors);
 
 /// A reply to the message of this number, header included. `Done` is the acknowledgement 0.
 Bytes encode_reply(std::uint32_t request, const Answer& answer);
@@ -39,6 +55,19 @@ Bytes encode_reply(std::uint32_t request, const Answer& answer);
 Bytes encode_failure(std::uint32_t request);
 /// A reply without payload: the error form of GET_CONFIG.
 Bytes encode_empty_reply(std::uint32_t request);
+
+/// A message of the back-end, on the channel of SET_BACKEND_REQ_FD. Value type.
+struct BackendMessage {
+  BackendRequest request;  ///< config_change_msg, vring_call or vring_err
+  QueueIndex queue{0};     ///< of the last two
+  bool operator==(const BackendMessage&) const = default;
+};
+/// Errc::peer_violation: the message breaks a rule of its own, or does not exist; Errc::not_supported: we do not handle
+/// it. The text names the message.
+Result<BackendMessage> decode_backend_message(const Header& header, std::span<const std::byte> body,
+                                              std::size_t descriptors);
+/// The front-end's answer to a back-end message that asks for one; 0 is success.
+Bytes encode_backend_reply(std::uint32_t request, std::uint64_t value);
 
 /// CONFIG_CHANGE_MSG.
 Bytes encode_config_change(bool need_reply);

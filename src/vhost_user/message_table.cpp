@@ -151,6 +151,10 @@ const MessageSpec* find_frontend_message(std::uint32_t id) {
   return id >= 1 && id <= std::size(kFrontend) ? &kFrontend[id - 1] : nullptr;
 }
 
+const MessageSpec* find_backend_message(std::uint32_t id) {
+  return id >= 1 && id <= std::size(kBackend) ? &kBackend[id - 1] : nullptr;
+}
+
 const MessageSpec& spec_of(Request request) {
   return kFrontend[std::to_underlying(request) - 1];
 }
@@ -161,6 +165,11 @@ const MessageSpec& spec_of(BackendRequest request) {
 std::string name_of_request(std::uint32_t id) {
   const MessageSpec* spec = find_frontend_message(id);
   return spec != nullptr ? std::string(spec->name) : fmt::format("message {}", id);
+}
+
+std::string name_of_backend_request(std::uint32_t id) {
+  const MessageSpec* spec = find_backend_message(id);
+  return spec != nullptr ? std::string(spec->name) : fmt::format("back-end message {}", id);
 }
 
 std::string text(ProtocolFeatures features) {
@@ -206,6 +215,11 @@ ProtocolFeatures offered_protocol_features(bool inband_notifications) {
       offered = offered.with(spec.feature);
   }
   return offered;
+}
+
+ProtocolFeatures accepted_protocol_features(bool inband_notifications) {
+  // As a front-end we speak what we speak as a back-end, but for addresses: ours are those of the regions' owner.
+  return offered_protocol_features(inband_notifications).minus({PF::gpa_addresses});
 }
 
 std::size_t max_payload() {

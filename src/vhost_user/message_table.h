@@ -222,11 +222,13 @@ std::span<const ProtocolFeatureSpec> protocol_features();
 
 /// The entry of a message; nullptr for a number that no message has.
 const MessageSpec* find_frontend_message(std::uint32_t id);
+const MessageSpec* find_backend_message(std::uint32_t id);
 const MessageSpec& spec_of(Request request);
 const MessageSpec& spec_of(BackendRequest request);
 
 /// "SET_VRING_KICK", or "message 99" for a number that no message has.
 std::string name_of_request(std::uint32_t id);
+std::string name_of_backend_request(std::uint32_t id);
 /// Names of the features in the set, separated by blanks; bits without a name as "bit31".
 std::string text(ProtocolFeatures features);
 std::string_view name_of(Payload payload);
@@ -234,6 +236,9 @@ std::string_view name_of(FdRule rule);
 
 /// What we offer. In-band notifications only when asked for: QEMU accepts them without implementing them.
 ProtocolFeatures offered_protocol_features(bool inband_notifications);
+
+/// What we accept as a front-end, of what a back-end offers.
+ProtocolFeatures accepted_protocol_features(bool inband_notifications);
 
 /// The largest payload of any message, in bytes; a header that announces more ends the connection.
 std::size_t max_payload();

@@ -1,5 +1,6 @@
 // The rings: set-up, start at SET_VRING_KICK (or in-band VRING_KICK), stop at GET_VRING_BASE. Started and enabled are
 // two things; the Port keeps both. Spec: "Ring states".
+#include "vhost_user/ring_position.h"
 #include "vhost_user/session.h"
 
 #include <fmt/format.h>
@@ -40,19 +41,10 @@ port::RingAddressKind Session::address_kind(const SetVringAddr& message) {
 }
 
 Result<Answer> Session::on(const SetVringBase& message) {
-  const auto avail = static_cast<std::uint16_t>(message.position & 0xffff);
-  auto used = static_cast<std::uint16_t>(message.position >> 16);
-  if (layout_ == virtio::Layout::split) {
-    if (used != 0) {
-      return fail(Errc::peer_violation, fmt::format("queue {}: available index {}, a split ring's has 16 bits",
-                                                    virtio::number(message.queue), message.position));
-    }
-    used = avail;
-  } else if (used == 0) {
-    // DPDK knows of the available half alone. With nothing in flight the two are the same place.
-    used = avail;
-  }
-  CW_CHECK(port_.set_queue_base(message.queue, {.avail = avail, .used = used, .in_flight = {}}));
+  auto position = decode_position(layout_, message.position);
+  if (!position)
+    return fail(std::move(position).error().context(fmt::format("queue {}", virtio::number(message.queue))));
+  CW_CHECK(port_.set_queue_base(message.queue, *std::move(position)));
   return Done{};
 }
 
@@ -60,8 +52,7 @@ Result<Answer> Session::on(const GetVringBase& message) {
   CW_TRY(const auto state, port_.stop_queue(message.queue));
   inband_.erase(message.queue);
   if (channel_) channel_->drop(message.queue);
-  const std::uint32_t used = layout_ == virtio::Layout::packed ? std::uint32_t{state.used} << 16 : 0;
-  return VringBaseAnswer{.queue = message.queue, .position = used | state.avail};
+  return VringBaseAnswer{.queue = message.queue, .position = encode_position(layout_, state)};
 }
 
 Result<Answer> Session::on(SetVringKick message) {

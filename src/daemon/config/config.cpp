@@ -81,6 +81,26 @@ auto append_to(List& list, Read read) {
 
 }  // namespace
 
+Result<Role> read_role(const Section& section, Role fallback) {
+  constexpr Choice<Role> kRoles[] = {{"server", Role::server}, {"client", Role::client}};
+  return section.choice<Role>("role", fallback, kRoles);
+}
+
+Result<DeviceConfig> read_device(Section section, const Config& config) {
+  constexpr Choice<DeviceConfig::Kind> kKinds[] = {{"vhost-user", DeviceConfig::Kind::vhost_user}};
+  DeviceConfig device;
+  CW_TRY(device.name, read_new_name(section, "device", config.devices));
+  CW_CHECK(section.allow_only({"name", "kind", "socket", "role", "reconnect"}));
+  if (!section.has("kind")) return section.missing("kind", "\"vhost-user\"");
+  CW_TRY(device.kind, section.choice<DeviceConfig::Kind>("kind", device.kind, kKinds));
+  CW_TRY(auto socket, read_socket(section, "socket"));
+  if (!socket) return section.missing("socket", "the path of the back-end's vhost-user socket");
+  device.socket = std::move(*socket);
+  CW_TRY(device.role, read_role(section, device.role));
+  CW_TRY(device.reconnect, section.flag("reconnect", device.reconnect));
+  return device;
+}
+
 Result<std::optional<std::string>> read_socket(const Section& section, std::string_view key) {
   const std::string expected = fmt::format("a path of 1 to {} characters", kMaxSocketPath);
   CW_TRY(auto path, section.text(key, expected));
@@ -101,7 +121,7 @@ Result<std::optional<std::string>> read_worker_name(const Section& section, cons
 Result<Config> parse_config(std::string_view text, std::string_view file) {
   CW_TRY(const Table document, parse_toml(text, file));
   const Section whole(file, document, "the file");
-  CW_CHECK(whole.allow_only({"daemon", "worker", "switch", "port"}));
+  CW_CHECK(whole.allow_only({"daemon", "worker", "switch", "device", "port"}));
 
   Config config;
   if (const Member* daemon = document.find("daemon")) {
@@ -115,6 +135,8 @@ Result<Config> parse_config(std::string_view text, std::string_view file) {
     config.workers.push_back({.name = "default", .spin = std::chrono::microseconds(50), .cpu = {}});
   CW_CHECK(each_table(file, document, "switch",
                       append_to(config.switches, [&](Section s) { return read_switch(std::move(s), config); })));
+  CW_CHECK(each_table(file, document, "device",
+                      append_to(config.devices, [&](Section s) { return read_device(std::move(s), config); })));
   CW_CHECK(each_table(file, document, "port",
                       append_to(config.ports, [&](Section s) { return read_port(std::move(s), config); })));
   return config;

@@ -27,10 +27,10 @@ struct SwitchConfig {
   bool operator==(const SwitchConfig&) const = default;
 };
 
-/// Who listens on a port's socket.
+/// Who listens on a socket.
 enum class Role : std::uint8_t {
-  server,  ///< we listen, the front-end connects
-  client,  ///< the front-end listens, we connect, and connect again for ever
+  server,  ///< we listen, the peer connects
+  client,  ///< the peer listens, we connect, and connect again for ever
 };
 
 /// What a network port is connected to.
@@ -40,6 +40,17 @@ struct Connection {
   std::string name;                ///< of the switch or the tap interface; empty otherwise
   std::uint32_t frame_bytes = 60;  ///< of the frames that a source sends
   bool operator==(const Connection&) const = default;
+};
+
+/// A Device that is not made by a port itself.
+struct DeviceConfig {
+  enum class Kind : std::uint8_t { vhost_user };  ///< another process
+  std::string name;
+  Kind kind = Kind::vhost_user;
+  std::string socket;
+  Role role = Role::client;
+  bool reconnect = true;  ///< when the other process leaves: waits for it, instead of using the port's next Device
+  bool operator==(const DeviceConfig&) const = default;
 };
 
 struct PortConfig {
@@ -53,8 +64,9 @@ struct PortConfig {
   std::optional<std::uint16_t> mtu;  ///< unset: the MTU feature is not offered
   std::string worker;                ///< name of a worker that exists
   Connection connection;
-  std::vector<std::string>
-      devices;  ///< software Devices between which queues may be rebound; the first one is used first
+  /// Devices between which queues may be rebound; the first one is used first. One that is not in Config::devices is
+  /// a software Device.
+  std::vector<std::string> devices;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
   bool operator==(const PortConfig&) const = default;
@@ -65,6 +77,7 @@ struct Config {
   DaemonConfig daemon;
   std::vector<WorkerConfig> workers;  ///< at least one
   std::vector<SwitchConfig> switches;
+  std::vector<DeviceConfig> devices;  ///< each named by one port at most
   std::vector<PortConfig> ports;
 };
 

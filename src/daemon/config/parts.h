@@ -8,6 +8,10 @@ namespace causeway::config {
 
 /// Reads a `[[port]]`; `config` holds the workers, the switches and the ports before this one.
 Result<PortConfig> read_port(Section section, const Config& config);
+/// Reads a `[[device]]`; `config` holds those before this one.
+Result<DeviceConfig> read_device(Section section, const Config& config);
+/// Key "role".
+Result<Role> read_role(const Section& section, Role fallback);
 /// A path for a unix socket under `key`; nothing when it is not there.
 Result<std::optional<std::string>> read_socket(const Section& section, std::string_view key);
 /// The worker named by key "worker"; nothing when it is not there; an error when no such worker exists.

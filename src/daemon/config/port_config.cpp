@@ -11,7 +11,6 @@
 namespace causeway::config {
 namespace {
 
-constexpr Choice<Role> kRoles[] = {{"server", Role::server}, {"client", Role::client}};
 constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net}};
 constexpr std::string_view kConnectionRule =
     "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\", \"source\" or "
@@ -93,7 +92,7 @@ Result<net::MacAddress> read_mac(const Section& section, const PortConfig& port,
   return *mac;
 }
 
-Result<std::vector<std::string>> read_devices(const Section& section) {
+Result<std::vector<std::string>> read_devices(const Section& section, const Config& config) {
   constexpr std::string_view kRule = "an array of 1 to 8 different names, such as [\"soft\"]";
   constexpr std::size_t kMost = 8;
   CW_TRY(auto devices, section.texts("devices", kRule));
@@ -103,6 +102,13 @@ Result<std::vector<std::string>> read_devices(const Section& section) {
   if (sorted.empty() || sorted.size() > kMost || std::ranges::adjacent_find(sorted) != sorted.end() ||
       !std::ranges::all_of(sorted, is_name)) {
     return section.bad("devices", kRule);
+  }
+  for (const auto& port : config.ports) {
+    for (const auto& name : *devices) {
+      const bool is_shared = std::ranges::find(config.devices, name, &DeviceConfig::name) != config.devices.end();
+      if (!is_shared || std::ranges::find(port.devices, name) == port.devices.end()) continue;
+      return section.bad("devices", fmt::format("no {}, which belongs to port '{}'", quote(name), port.name));
+    }
   }
   return std::move(*devices);
 }
@@ -137,7 +143,7 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   CW_CHECK(section.allow_only({"name", "socket", "role", "device", "queue-pairs", "queue-size", "mac", "mtu", "worker",
                                "connection", "devices", "features-off", "inband-notifications"}));
   CW_TRY(port.socket, read_port_socket(section, config));
-  CW_TRY(port.role, section.choice<Role>("role", Role::server, kRoles));
+  CW_TRY(port.role, read_role(section, Role::server));
   CW_TRY(port.device, section.choice<virtio::DeviceType>("device", virtio::DeviceType::net, kDevices));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
@@ -149,7 +155,7 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   if (mtu) port.mtu = static_cast<std::uint16_t>(*mtu);
   CW_TRY(port.connection, read_connection(section, config));
   CW_TRY(port.worker, read_worker(section, config, port.connection));
-  CW_TRY(port.devices, read_devices(section));
+  CW_TRY(port.devices, read_devices(section, config));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
   return port;

@@ -21,16 +21,19 @@ def program_folder():
 
 @dataclass(frozen=True)
 class Port:
-    """One port of the daemon; `devices` names the software Devices that its queues can be rebound between."""
+    """One port of the daemon; `devices` names the Devices that its queues can be rebound between, and `remotes` says which
+    of them are other processes, and on which socket."""
 
     name: str
     socket: Path
     connection: str = f"switch:{SWITCH}"
     role: str = "server"
     queue_pairs: int = 1
+    queue_size: int = 1024
     mac: str = ""
     mtu: int = 1500
     devices: tuple = ("soft",)
+    remotes: tuple = ()  # of (name, socket, whether it is waited for)
 
 
 def render_config(control, ports, polling="adaptive", cpu=None):
@@ -38,11 +41,14 @@ def render_config(control, ports, polling="adaptive", cpu=None):
     sections = [("[daemon]", {"control": str(control)}),
                 ("[[worker]]", {"name": WORKER, "polling": polling, **({} if cpu is None else {"cpu": cpu})}),
                 ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
+    for name, socket, reconnect in [remote for port in ports for remote in port.remotes]:
+        sections.append(("[[device]]", {"name": name, "kind": "vhost-user", "socket": str(socket), "reconnect": reconnect}))
     for port in ports:
         sections.append(("[[port]]", {
             "name": port.name, "socket": str(port.socket), "role": port.role, "device": "net",
-            "queue-pairs": port.queue_pairs, **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu,
-            "worker": WORKER, "connection": port.connection, "devices": list(port.devices)}))
+            "queue-pairs": port.queue_pairs, "queue-size": port.queue_size,
+            **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu, "worker": WORKER,
+            "connection": port.connection, "devices": list(port.devices)}))
     # Strings, numbers and lists of strings are written in TOML as in JSON.
     return "\n".join("\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
                      for header, values in sections)

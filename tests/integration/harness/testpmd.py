@@ -29,13 +29,14 @@ def net_vhost(socket, queues=1):
 class Testpmd:
     """One testpmd with one port. `listens_on` is the socket that it is the server of, if it is."""
 
-    def __init__(self, name, folder, device, forward_mode="io", queue_pairs=1, core=0, options=(), listens_on=None):
+    def __init__(self, name, folder, device, forward_mode="io", queue_pairs=1, core=0, options=(), eal_options=(),
+                 listens_on=None):
         self._listens_on = listens_on
         # Memory without huge pages is one memfd, which is all that a vhost-user peer needs; nothing is to be reserved.
         prefix = f"{name}-{os.getpid()}"
         self._runtime_folder = Path("/var/run/dpdk") / prefix
         argv = ["dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-huge", "--no-shconf", "--no-pci", "-m", "192",
-                "--file-prefix", prefix, "--vdev", device, "--",
+                "--file-prefix", prefix, *eal_options, "--vdev", device, "--",
                 "-i", "--nb-cores=1", "--total-num-mbufs=8192", f"--forward-mode={forward_mode}",
                 f"--rxq={queue_pairs}", f"--txq={queue_pairs}", *options]
         self.program = Program(name, argv, Path(folder) / f"{name}.log")
@@ -74,6 +75,23 @@ class Testpmd:
         """Waits until a counter has grown by `more`."""
         goal = self.stats()[counter] + more
         wait_for(lambda: self.stats()[counter] >= goal, limit, f"{self.program.name}: {counter} grows by {more}", self.program)
+
+    def loop(self, bursts, packets):
+        """Lets packets go round and round between the port and a peer that reflects, until `packets` have come, and then
+        waits until each that was sent is back. Returns the counters."""
+        self.start_forwarding(bursts)
+        self.await_packets("RX-packets", packets)
+        self.stop_forwarding()
+        self.command("set fwd rxonly")
+        self.start_forwarding()
+
+        def all_are_back():
+            stats = self.stats()
+            return stats["RX-packets"] == stats["TX-packets"]
+
+        wait_for(all_are_back, 20, "every packet has come back", self.program)
+        self.stop_forwarding()
+        return self.stats()
 
     def is_link_up(self):
         """Whether the port has a link, which for virtio-user means: is connected."""

@@ -1,0 +1,68 @@
+#include "vhost_user/connector.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+/// Between two looks while make() waits for the first back-end.
+constexpr std::chrono::milliseconds kPause{20};
+
+}  // namespace
+
+Result<std::unique_ptr<Connector>> Connector::make(Loop& loop, std::filesystem::path path, Role role) {
+  std::unique_ptr<Connector> connector(new Connector(loop, std::move(path)));
+  if (role == Role::listen) {
+    CW_TRY(auto listener, UnixListener::bind(connector->path_));
+    connector->listener_.emplace(std::move(listener));
+  }
+  return connector;
+}
+
+Result<UnixSocket> Connector::try_once() const {
+  return listener_ ? listener_->accept() : UnixSocket::connect(path_);
+}
+
+Result<UnixSocket> Connector::wait(std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    auto socket = try_once();
+    if (socket) return socket;
+    if (socket.error().code == Errc::invalid_value) return socket;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return fail(Errc::gone, fmt::format("no back-end in {} ms: {}", patience.count(), socket.error().text()));
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+void Connector::seek(OnFound on_found) {
+  on_found_ = std::move(on_found);
+  try_later();
+}
+
+void Connector::try_later() {
+  watch_.reset();
+  retry_.emplace(loop_.after(back_off_, [this] {
+    if (listener_) {
+      watch_.emplace(loop_.watch(listener_->fd(), [this] { on_turn(); }));
+    } else {
+      on_turn();
+    }
+  }));
+  back_off_ = std::min(back_off_ * 2, kLongestBackOff);
+}
+
+void Connector::on_turn() {
+  auto socket = try_once();
+  // Not there, or no descriptor left to accept it with: looking again at once would spin.
+  if (!socket) return try_later();
+  watch_.reset();
+  std::exchange(on_found_, nullptr)(std::move(*socket));
+}
+
+}  // namespace causeway::vhost_user

@@ -1,0 +1,93 @@
+// What a back-end says, decoded: its replies, and its own messages.
+#include "vhost_user/codec.h"
+#include "vhost_user/wire.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+Failure violation(std::string_view name, std::string_view text) {
+  return fail(Errc::peer_violation, fmt::format("{}: {}", name, text));
+}
+
+template <class T>
+T read(std::span<const std::byte> body) {
+  T value;
+  std::memcpy(&value, body.first(sizeof value).data(), sizeof value);
+  return value;
+}
+
+Result<Answer> config_answer(std::string_view name, std::span<const std::byte> body) {
+  if (body.empty()) return Answer(Done{});
+  if (body.size() < sizeof(wire::ConfigHead)) {
+    return violation(name,
+                     fmt::format("a reply of {} bytes, the head alone has {}", body.size(), sizeof(wire::ConfigHead)));
+  }
+  const auto head = read<wire::ConfigHead>(body);
+  const auto bytes = body.subspan(sizeof head);
+  if (head.size == 0) return Answer(Done{});
+  if (head.size != bytes.size()) {
+    return violation(name, fmt::format("the reply says {} bytes, carries {}", head.size, bytes.size()));
+  }
+  return Answer(ConfigAnswer{.offset = head.offset, .flags = head.flags, .bytes = Bytes(bytes.begin(), bytes.end())});
+}
+
+Result<void> check_reply_size(std::string_view name, std::size_t due, std::size_t size) {
+  if (due == size) return {};
+  return violation(name, fmt::format("a reply of {} bytes, must be {}", size, due));
+}
+
+}  // namespace
+
+Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
+                            std::size_t descriptors) {
+  const MessageSpec& spec = spec_of(request);
+  if (header.request != spec.id) {
+    return violation(spec.name, fmt::format("answered by a reply to {}", name_of_request(header.request)));
+  }
+  if (descriptors != 0)
+    return violation(spec.name, fmt::format("a reply with {} descriptors, takes none", descriptors));
+  switch (spec.reply) {
+    case Reply::ack_if_asked:
+    case Reply::u64_value:
+    case Reply::u64_status:
+      CW_CHECK(check_reply_size(spec.name, sizeof(std::uint64_t), body.size()));
+      return Answer(U64Answer{read<std::uint64_t>(body)});
+    case Reply::vring_state: {
+      CW_CHECK(check_reply_size(spec.name, sizeof(wire::VringState), body.size()));
+      const auto state = read<wire::VringState>(body);
+      if (state.index >= kMaxQueues) return violation(spec.name, fmt::format("a reply for queue {}", state.index));
+      return Answer(
+          VringBaseAnswer{.queue = QueueIndex{static_cast<std::uint16_t>(state.index)}, .position = state.number});
+    }
+    case Reply::config:
+      return config_answer(spec.name, body);
+    case Reply::other:
+      break;
+  }
+  return fail(Errc::not_supported, fmt::format("{}: its reply is not understood", spec.name));
+}
+
+Result<BackendMessage> decode_backend_message(const Header& header, std::span<const std::byte> body,
+                                              std::size_t descriptors) {
+  const auto name = name_of_backend_request(header.request);
+  const MessageSpec* spec = find_backend_message(header.request);
+  if (spec == nullptr) return violation(name, "does not exist");
+  if (spec->support != Support::handled) return fail(Errc::not_supported, fmt::format("{}: not handled", name));
+  if (body.size() < spec->min_size || body.size() > spec->max_size) {
+    return violation(name, fmt::format("a payload of {} bytes, must be {}", body.size(), spec->min_size));
+  }
+  if (descriptors != 0) return violation(name, fmt::format("{} descriptors, takes none", descriptors));
+  BackendMessage message{.request = static_cast<BackendRequest>(header.request)};
+  if (spec->payload != Payload::vring_state) return message;
+  const auto state = read<wire::VringState>(body);
+  if (state.index >= kMaxQueues) return violation(name, fmt::format("queue {}", state.index));
+  message.queue = QueueIndex{static_cast<std::uint16_t>(state.index)};
+  return message;
+}
+
+}  // namespace causeway::vhost_user

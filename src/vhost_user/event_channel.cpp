@@ -1,0 +1,81 @@
+#include "vhost_user/event_channel.h"
+
+#include "base/log.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+/// Reads in one go, so that a back-end that never stops sending cannot keep the loop.
+constexpr int kReadsPerTurn = 64;
+
+}  // namespace
+
+EventChannel::EventChannel(Loop& loop, UnixSocket socket, std::string subject, OnMessage on_message)
+    : loop_(loop), socket_(std::move(socket)), subject_(std::move(subject)), on_message_(std::move(on_message)) {
+  watch_.emplace(loop_.watch(socket_.fd(), [this] { attend(); }));
+}
+
+bool EventChannel::attend() {
+  for (int i = 0; i < kReadsPerTurn && is_open() && read_some(); ++i) continue;
+  return is_open();
+}
+
+bool EventChannel::read_some() {
+  const auto wanted = header_ ? std::span<std::byte>(body_) : std::span<std::byte>(head_);
+  auto received = socket_.receive(wanted.subspan(filled_));
+  if (!received) return close(received.error().text());
+  if (received->closed) {
+    watch_.reset();
+    return false;
+  }
+  if (received->bytes == 0) return false;
+  descriptors_ += received->fds.size() + (received->truncated ? 1 : 0);
+  filled_ += received->bytes;
+  if (filled_ < wanted.size()) return true;
+  filled_ = 0;
+  if (header_) return on_message();
+  auto header = decode_header(head_, HeaderOf::backend_message);
+  if (!header) return close(header.error().text());
+  header_ = *header;
+  body_.assign(header->size, std::byte{0});
+  return body_.empty() ? on_message() : true;
+}
+
+bool EventChannel::on_message() {
+  const Header header = *std::exchange(header_, std::nullopt);
+  const auto message = decode_backend_message(header, body_, std::exchange(descriptors_, 0));
+  if (!message && message.error().code == Errc::peer_violation) return close(message.error().text());
+  if (header.need_reply) {
+    if (auto sent = socket_.send(encode_backend_reply(header.request, message ? 0 : 1)); !sent) {
+      return close(sent.error().text());
+    }
+  }
+  if (!message) {
+    log::warn("{}: {}", subject_, message.error().text());
+    return true;
+  }
+  if (std::ranges::find(arrived_, *message) == arrived_.end()) arrived_.push_back(*message);
+  if (!deliver_soon_) deliver_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] { deliver(); }));
+  return true;
+}
+
+void EventChannel::deliver() {
+  deliver_soon_.reset();
+  const auto messages = std::exchange(arrived_, {});
+  // What is told may end this channel: nothing of it is touched after a call.
+  const OnMessage tell = on_message_;
+  for (const BackendMessage& message : messages) tell(message);
+}
+
+bool EventChannel::close(std::string_view why) {
+  log::warn("{}: back-end channel closed: {}", subject_, why);
+  watch_.reset();
+  return false;
+}
+
+}  // namespace causeway::vhost_user

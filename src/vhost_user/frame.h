@@ -1,0 +1,38 @@
+// Puts payloads together into framed messages. Private to the encoding half of the codec.
+#pragma once
+
+#include "vhost_user/codec.h"
+#include "vhost_user/wire.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace causeway::vhost_user {
+
+template <class T>
+void append(Bytes& bytes, const T& value) {
+  const auto raw = std::as_bytes(std::span(&value, 1));
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+inline Bytes frame(std::uint32_t request, std::uint32_t flags, std::size_t size) {
+  Bytes bytes;
+  bytes.reserve(kHeaderSize + size);
+  append(bytes,
+         wire::Header{.request = request, .flags = wire::kVersion | flags, .size = static_cast<std::uint32_t>(size)});
+  return bytes;
+}
+
+template <class T>
+Bytes frame_with(std::uint32_t request, std::uint32_t flags, const T& payload) {
+  Bytes bytes = frame(request, flags, sizeof payload);
+  append(bytes, payload);
+  return bytes;
+}
+
+inline std::uint32_t need_reply_flag(bool need_reply) {
+  return need_reply ? wire::kNeedReplyFlag : 0;
+}
+
+}  // namespace causeway::vhost_user
