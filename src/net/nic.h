@@ -65,7 +65,7 @@ class Nic final : public vdpa::Device {
   Result<void> attach(std::uint16_t pair, bool transmits, bool enabled, Running& running);
   void on_fault(vdpa::QueueIndex queue, Error reason);
   Link::OnFault fault_handler();
-  void push_settings();
+  void start_over(virtio::FeatureSet features);
   void change_config();
   bool wants_to_announce() const;
 

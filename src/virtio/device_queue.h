@@ -85,8 +85,8 @@ class DeviceQueue {
   }
 
  private:
-  template <class Ring>
-  explicit DeviceQueue(Ring ring) : ring_(std::move(ring)) {}
+  explicit DeviceQueue(SplitDeviceQueue ring) : ring_(std::move(ring)) {}
+  explicit DeviceQueue(PackedDeviceQueue ring) : ring_(std::move(ring)) {}
   std::variant<SplitDeviceQueue, PackedDeviceQueue> ring_;
 };
 

@@ -70,8 +70,8 @@ class DriverQueue {
   }
 
  private:
-  template <class Ring>
-  explicit DriverQueue(Ring ring) : ring_(std::move(ring)) {}
+  explicit DriverQueue(SplitDriverQueue ring) : ring_(std::move(ring)) {}
+  explicit DriverQueue(PackedDriverQueue ring) : ring_(std::move(ring)) {}
   std::variant<SplitDriverQueue, PackedDriverQueue> ring_;
 };
 
