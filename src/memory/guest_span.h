@@ -70,6 +70,9 @@ class GuestSpan {
  public:
   GuestSpan() = default;
 
+  /// Memory of our own, which no guest sees, to be copied to guests as theirs is.
+  static GuestSpan over(std::span<std::byte> own) { return {own.data(), own.size()}; }
+
   std::size_t size() const { return size_; }
   GuestSpan subspan(std::size_t offset, std::size_t size) const {
     assert(offset <= size_ && size <= size_ - offset);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -36,6 +37,8 @@ struct EthernetHeader {
   std::array<std::uint8_t, 2> ether_type;
 
   constexpr std::uint16_t type() const { return static_cast<std::uint16_t>(ether_type[0] << 8 | ether_type[1]); }
+  /// Two words are compared, where three comparisons by member would go byte by byte.
+  bool operator==(const EthernetHeader& other) const { return std::memcmp(this, &other, sizeof other) == 0; }
 };
 static_assert(sizeof(EthernetHeader) == 14);
 

@@ -3,6 +3,7 @@
 
 #include "memory/guest_span.h"
 #include "net/ethernet.h"
+#include "net/rss_hash.h"
 #include "virtio/feature.h"
 #include "virtio/net.h"
 
@@ -27,7 +28,14 @@ struct Frame {
   std::uint32_t length = 0;                     ///< bytes of the frame, Ethernet header included, virtio header not
   std::span<const memory::GuestSpan> segments;  ///< the frame's bytes behind `skip`
   std::uint32_t skip = 0;                       ///< bytes of the first segment that are not the frame's
+  bool has_bad_header = false;                  ///< why `length` is 0: what it asks for, not its size
+  HashResult hash{};                            ///< of its receiver's choice, where it wants one reported
 };
+
+/// Whether it asks for no offload.
+inline bool is_plain(const Frame& frame) {
+  return frame.header.flags == 0 && frame.header.gso_type == virtio::kGsoNone;
+}
 
 inline constexpr std::size_t kFrameStart = sizeof(virtio::NetHeader) + sizeof(EthernetHeader);
 static_assert(offsetof(Frame, header) == 0 && offsetof(Frame, ethernet) == sizeof(virtio::NetHeader));

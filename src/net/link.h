@@ -93,6 +93,10 @@ class Link {
   /// The hash that the driver has configured, of the frame that `receiver_for` was asked about last; none without RSS
   /// and HASH_REPORT.
   const HashResult& hash() const { return hash_; }
+  /// Whether all frames go to the same receive queue, unhashed.
+  bool has_one_way() const { return receivers_.size() == 1 && !settings_.hash().is_used() && !settings_.steering(); }
+  /// Whether `steer` has anything to remember.
+  bool has_steering() const { return receivers_.size() > 1; }
   /// Counts at the frame's sender why `receiver_for` found nobody.
   void count_lost(QueueCounters& sender) const;
   /// Remembers on which pair a flow was sent, to receive it there too.

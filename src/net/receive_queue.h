@@ -29,7 +29,7 @@ class ReceiveQueue {
   virtual void deliver(std::span<const Frame> frames) = 0;
   void deliver(const Frame& frame) { deliver(std::span(&frame, 1)); }
   /// The same for bytes of our own, Ethernet header included. False when they were lost.
-  virtual bool deliver(const virtio::NetHeader& header, std::span<const std::byte> frame) = 0;
+  virtual bool deliver(const virtio::NetHeader& header, std::span<const std::byte> frame, HashResult hash = {}) = 0;
 
   /// For system calls that write straight into the driver's buffers: room for a virtio header and a frame of up to
   /// `frame_bytes`, as far as the driver has buffers. Empty: none. Valid until `commit`.
@@ -41,7 +41,8 @@ class ReceiveQueue {
   /// Makes what was delivered visible and calls the driver if it wants that.
   virtual void flush() = 0;
 
-  virtual bool has_buffers() = 0;
+  /// Buffers at hand, which are taken from the ring when there are none: as many frames that fit one are not lost.
+  virtual std::size_t buffers() = 0;
   virtual bool arm() = 0;
   virtual void disarm() = 0;
   virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;

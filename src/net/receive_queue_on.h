@@ -80,11 +80,11 @@ class ReceiveQueueOn final : public ReceiveQueue {
   }
 
   void deliver(std::span<const Frame> frames) override;
-  bool deliver(const virtio::NetHeader& header, std::span<const std::byte> frame) override;
+  bool deliver(const virtio::NetHeader& header, std::span<const std::byte> frame, HashResult hash) override;
   std::span<const iovec> prepare(std::uint32_t frame_bytes) override;
   bool commit(std::size_t bytes) override;
   void flush() override;
-  bool has_buffers() override { return next_ < batch_.size() || ring_.has_available(); }
+  std::size_t buffers() override { return next_ == batch_.size() && !refill() ? 0 : batch_.size() - next_; }
   bool arm() override { return ring_.arm() || next_ < batch_.size(); }
   void disarm() override { ring_.disarm(); }
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override;
@@ -96,8 +96,9 @@ class ReceiveQueueOn final : public ReceiveQueue {
   bool refill();
   std::size_t reserve(std::uint64_t bytes);
   std::size_t refuse_length();
+  bool place_at_once(const Frame& frame);
   template <class Copy>
-  bool place(std::span<const std::byte, kFrameStart> start, std::uint32_t length, Copy copy);
+  bool place(std::span<const std::byte, kFrameStart> start, HashResult hash, std::uint32_t length, Copy copy);
   void use_chains(std::size_t count, std::uint64_t bytes);
 
   static constexpr std::uint16_t kAhead = 32;  // buffers taken from the ring at a time
@@ -191,28 +192,44 @@ void ReceiveQueueOn<Ring, kMergeable>::use_chains(std::size_t count, std::uint64
   next_ += count;
 }
 
+/// The usual case: a frame in one piece into one buffer in one piece. False when it is another.
+template <virtio::DeviceRing Ring, bool kMergeable>
+bool ReceiveQueueOn<Ring, kMergeable>::place_at_once(const Frame& frame) {
+  if (next_ == batch_.size() || frame.segments.size() != 1 || header_size_ != sizeof(virtio::NetHeader)) return false;
+  const std::uint32_t total = std::uint32_t{sizeof(virtio::NetHeader)} + frame.length;
+  const virtio::Chain& chain = batch_[next_];
+  const GuestSpan room = batch_.writable(chain).front();
+  if (room.size() < total) return false;
+  room.write(0, start_of(frame));
+  const std::size_t payload = frame.length - sizeof(EthernetHeader);
+  room.copy_from(kFrameStart, frame.segments.front().subspan(frame.skip + sizeof(EthernetHeader), payload));
+  ring_.use(chain, total);
+  ++next_;
+  ++packets_;
+  bytes_ += frame.length;
+  return true;
+}
+
 template <virtio::DeviceRing Ring, bool kMergeable>
 template <class Copy>
-bool ReceiveQueueOn<Ring, kMergeable>::place(std::span<const std::byte, kFrameStart> start, std::uint32_t length,
-                                             Copy copy) {
+bool ReceiveQueueOn<Ring, kMergeable>::place(std::span<const std::byte, kFrameStart> start, HashResult hash,
+                                             std::uint32_t length, Copy copy) {
   constexpr std::size_t kBuffers = offsetof(virtio::NetHeader, num_buffers);
+  constexpr std::size_t kHeader = sizeof(virtio::NetHeader);
   const std::uint64_t total = std::uint64_t{header_size_} + length;
   const std::size_t count = reserve(total);
   if (count == 0) return false;
   const auto buffers = static_cast<std::uint16_t>(count);
-  const auto room = batch_.writable(batch_[next_]).front();
+  std::array<std::byte, kFrameStart> corrected;
+  std::ranges::copy(start, corrected.begin());
+  std::memcpy(corrected.data() + kBuffers, &buffers, sizeof buffers);
   Cursor cursor(batch_, next_);
-  if (room.size() >= start.size() && header_size_ == sizeof(virtio::NetHeader)) [[likely]] {
-    room.write(0, start);
-    room.put(kBuffers, buffers);
-    cursor.offset = start.size();
-  } else {
-    std::array<std::byte, kFrameStart> corrected;
-    std::ranges::copy(start, corrected.begin());
-    std::memcpy(corrected.data() + kBuffers, &buffers, sizeof buffers);
-    cursor.write(std::span(corrected).first(header_size_));
-    cursor.write(std::span(corrected).subspan(sizeof(virtio::NetHeader)));
+  cursor.write(std::span(corrected).first(std::min<std::size_t>(header_size_, kHeader)));
+  if (header_size_ > kHeader) {
+    const virtio::NetHeaderHash reported = to_header(hash);
+    cursor.write(std::as_bytes(std::span(&reported, 1)));
   }
+  cursor.write(std::span(corrected).subspan(kHeader));
   copy(cursor);
   use_chains(count, total);
   ++packets_;
@@ -223,17 +240,20 @@ bool ReceiveQueueOn<Ring, kMergeable>::place(std::span<const std::byte, kFrameSt
 template <virtio::DeviceRing Ring, bool kMergeable>
 void ReceiveQueueOn<Ring, kMergeable>::deliver(std::span<const Frame> frames) {
   for (const Frame& frame : frames) {
-    place(start_of(frame), frame.length,
+    if (next_ == batch_.size()) refill();
+    if (place_at_once(frame)) continue;
+    place(start_of(frame), frame.hash, frame.length,
           [&](Cursor& cursor) { each_payload(frame, [&](GuestSpan piece) { cursor.copy(piece); }); });
   }
 }
 
 template <virtio::DeviceRing Ring, bool kMergeable>
-bool ReceiveQueueOn<Ring, kMergeable>::deliver(const virtio::NetHeader& header, std::span<const std::byte> frame) {
+bool ReceiveQueueOn<Ring, kMergeable>::deliver(const virtio::NetHeader& header, std::span<const std::byte> frame,
+                                               HashResult hash) {
   Frame start;
   start.header = header;
   std::memcpy(&start.ethernet, frame.data(), sizeof start.ethernet);
-  return place(start_of(std::as_const(start)), static_cast<std::uint32_t>(frame.size()),
+  return place(start_of(std::as_const(start)), hash, static_cast<std::uint32_t>(frame.size()),
                [&](Cursor& cursor) { cursor.write(frame.subspan(sizeof start.ethernet)); });
 }
 
@@ -262,7 +282,7 @@ bool ReceiveQueueOn<Ring, kMergeable>::commit(std::size_t bytes) {
   }
   std::size_t count = 0;
   for (std::uint64_t room = 0; room < bytes; ++count) room += batch_[next_ + count].writable_bytes;
-  if (header_size_ == sizeof(virtio::NetHeader)) {
+  if (header_size_ >= sizeof(virtio::NetHeader)) {
     const auto buffers = static_cast<std::uint16_t>(count);
     Cursor cursor(batch_, next_);
     constexpr std::size_t kOffset = offsetof(virtio::NetHeader, num_buffers);

@@ -24,7 +24,12 @@ Reflector::Reflector(Worker& worker, std::string name, Reflection reflection, st
     : Link(worker, std::move(name)),
       reflection_(reflection),
       pattern_(make_pattern(frame_bytes)),
+      segment_(memory::GuestSpan::over(pattern_)),
       swallowed_(kMaxFrame) {
+  Frame frame{.header = {}, .ethernet = {}, .length = frame_bytes, .segments = {&segment_, 1}};
+  frame.header.num_buffers = 1;
+  std::memcpy(&frame.ethernet, pattern_.data(), sizeof frame.ethernet);
+  frames_.assign(TransmitQueue::kBatch, frame);
   worker.run([this] { Link::worker().add(*this); });
 }
 
@@ -77,7 +82,7 @@ void Reflector::send_back(std::span<Frame> frames, TransmitQueue& from, ReceiveQ
   for (std::size_t i = 0; i < frames.size(); ++i) {
     Frame& frame = frames[i];
     if (frame.length == 0) [[unlikely]] {
-      from.counters().dropped_bad_frame.add(1);
+      from.count_bad(frame);
       to.deliver(frames.subspan(row, i - row));
       row = i + 1;
       continue;
@@ -107,10 +112,10 @@ std::uint32_t Reflector::sink(TransmitQueue& queue) {
 }
 
 std::uint32_t Reflector::source(ReceiveQueue& queue) {
-  std::uint32_t sent = 0;
-  while (sent < TransmitQueue::kBatch && queue.has_buffers() && queue.deliver(virtio::NetHeader{}, pattern_)) ++sent;
+  const std::size_t count = std::min<std::size_t>(queue.buffers(), frames_.size());
+  queue.deliver(std::span(frames_).first(count));
   queue.flush();
-  return sent;
+  return static_cast<std::uint32_t>(count);
 }
 
 bool Reflector::arm() {

@@ -24,6 +24,7 @@ class Reflector final : public Link, public Task {
   Reflector(Worker& worker, std::string name, Reflection reflection, std::uint32_t frame_bytes = 60);
   ~Reflector() override;
 
+  virtio::FeatureSet unsupported() const override { return {virtio::NetFeature::rss, virtio::NetFeature::hash_report}; }
   void inject(std::span<const std::byte> /*frame*/) override {}
   std::uint32_t poll() override;
   bool arm() override;
@@ -37,6 +38,8 @@ class Reflector final : public Link, public Task {
 
   Reflection reflection_;
   std::vector<std::byte> pattern_;  // what a source sends
+  memory::GuestSpan segment_;       // the same, as frames name it
+  std::vector<Frame> frames_;       // a batch of it
   std::vector<std::byte> swallowed_;
 };
 

@@ -86,6 +86,7 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
   now_ = seconds_now();
   // Frames in a row for the same receiver are delivered together.
   ReceiveQueue* receiver = nullptr;
+  bool follows = false;  // the next frame goes the same way if it has the same addresses
   std::size_t row = 0;
   std::size_t done = 0;
   const auto deliver_row = [&] {
@@ -93,21 +94,24 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
     receiver = nullptr;
   };
   for (; done < frames.size(); ++done) {
-    const Frame& frame = frames[done];
+    Frame& frame = frames[done];
+    if (follows && frame.length != 0 && frame.ethernet == frames[done - 1].ethernet && is_plain(frame)) [[likely]]
+      continue;
     ReceiveQueue* next = nullptr;
     if (frame.length != 0) [[likely]] {
       from.steer(frame, pair);
       if (!frame.ethernet.source.is_multicast()) table_.learn(frame.ethernet.source, &from, now_);
-      next = direct_receiver(from, frame);
+      next = direct_receiver(from, frame, follows);
     }
     if (next != nullptr && next == receiver) continue;
     deliver_row();
     row = done;
     receiver = next;
     if (next != nullptr) continue;
+    follows = false;
     if (frame.length == 0) {
-      queue.counters().dropped_bad_frame.add(1);
-    } else if (forward(from, frame) == Delivery::wait) {
+      queue.count_bad(frame);
+    } else if (forward(from, frame, queue.counters()) == Delivery::wait) {
       break;
     }
   }
@@ -117,26 +121,33 @@ std::uint32_t Switch::poll_queue(SwitchPort& from, std::uint16_t pair) {
   return static_cast<std::uint32_t>(done);
 }
 
-ReceiveQueue* Switch::direct_receiver(SwitchPort& from, const Frame& frame) {
+ReceiveQueue* Switch::direct_receiver(SwitchPort& from, Frame& frame, bool& follows) {
+  follows = false;
   if (frame.ethernet.destination.is_multicast()) return nullptr;
   auto* const to = static_cast<SwitchPort*>(table_.find(frame.ethernet.destination, now_));
   if (to == nullptr || to == &from) return nullptr;
   bool wait = false;
   ReceiveQueue* const queue = to->receiver_for(frame, wait);
   if (queue == nullptr || needs_resolution(frame.header, queue->features())) return nullptr;
-  return to->filter().accepts(frame.ethernet, vlan_of(frame)) ? queue : nullptr;
+  if (!to->filter().accepts(frame.ethernet, vlan_of(frame))) return nullptr;
+  frame.hash = to->hash();
+  // A look at the addresses is enough where nothing else decides: several queues, a tag.
+  follows = to->has_one_way() && !from.has_steering() && frame.ethernet.type() != kEtherTypeVlan;
+  return queue;
 }
 
-Delivery Switch::forward(SwitchPort& from, const Frame& frame) {
-  if (frame.ethernet.destination.is_multicast()) return flood(&from, frame);
+Delivery Switch::forward(SwitchPort& from, Frame& frame, QueueCounters& sender) {
+  if (frame.ethernet.destination.is_multicast()) return flood(&from, frame, sender);
   void* const known = table_.find(frame.ethernet.destination, now_);
-  if (known == nullptr) return flood(&from, frame);
-  // A frame to an address on its own port has arrived already.
-  if (known == &from) return Delivery::done;
-  return deliver(*static_cast<SwitchPort*>(known), frame);
+  if (known == nullptr) return flood(&from, frame, sender);
+  if (known != &from) return deliver(*static_cast<SwitchPort*>(known), frame, sender);
+  // A frame to an address on its own port goes nowhere.
+  sender.dropped_no_receiver.add(1);
+  return Delivery::done;
 }
 
-Delivery Switch::flood(const SwitchPort* from, const Frame& frame) {
+Delivery Switch::flood(const SwitchPort* from, Frame& frame, QueueCounters& sender) {
+  if (ports_.size() == 1) sender.dropped_no_receiver.add(1);
   // Nobody gets it before all can: a frame that waits is offered again as a whole.
   for (SwitchPort* port : ports_) {
     bool wait = false;
@@ -144,29 +155,33 @@ Delivery Switch::flood(const SwitchPort* from, const Frame& frame) {
     if (wait) return Delivery::wait;
   }
   for (SwitchPort* port : ports_) {
-    if (port != from) deliver(*port, frame);
+    if (port != from) deliver(*port, frame, sender);
   }
   return Delivery::done;
 }
 
-Delivery Switch::deliver(SwitchPort& to, const Frame& frame) {
+Delivery Switch::deliver(SwitchPort& to, Frame& frame, QueueCounters& sender) {
   bool wait = false;
   ReceiveQueue* const queue = to.receiver_for(frame, wait);
   if (wait) return Delivery::wait;
-  if (queue == nullptr) return Delivery::done;
+  if (queue == nullptr) {
+    to.count_lost(sender);
+    return Delivery::done;
+  }
+  frame.hash = to.hash();
   if (!to.filter().accepts(frame.ethernet, vlan_of(frame))) {
     queue->counters().dropped_filtered.add(1);
     return Delivery::done;
   }
   if (needs_resolution(frame.header, queue->features())) [[unlikely]] {
-    deliver_resolved(*queue, frame);
+    deliver_resolved(*queue, frame, sender);
   } else {
     queue->deliver(frame);
   }
   return Delivery::done;
 }
 
-void Switch::deliver_resolved(ReceiveQueue& queue, const Frame& frame) {
+void Switch::deliver_resolved(ReceiveQueue& queue, const Frame& frame, QueueCounters& sender) {
   linear_.resize(frame.length);
   std::size_t at = 0;
   std::size_t skip = frame.skip;
@@ -176,10 +191,11 @@ void Switch::deliver_resolved(ReceiveQueue& queue, const Frame& frame) {
     at += part.size();
     skip = 0;
   }
-  const bool resolved = resolver_.resolve(
-      frame.header, linear_, queue.features(),
-      [&](const virtio::NetHeader& header, std::span<const std::byte> bytes) { queue.deliver(header, bytes); });
-  if (!resolved) queue.counters().dropped_bad_frame.add(1);
+  const bool resolved = resolver_.resolve(frame.header, linear_, queue.features(),
+                                          [&](const virtio::NetHeader& header, std::span<const std::byte> bytes) {
+                                            queue.deliver(header, bytes, frame.hash);
+                                          });
+  (resolved ? queue.counters().resolved_in_software : sender.dropped_bad_header).add(1);
 }
 
 bool Switch::arm() {

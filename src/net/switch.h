@@ -34,12 +34,14 @@ class Switch final : public Task {
  private:
   friend class SwitchPort;
   std::uint32_t poll_queue(SwitchPort& from, std::uint16_t pair);
-  /// Who takes a frame just as it is, in the usual case; nullptr: `forward` decides.
-  ReceiveQueue* direct_receiver(SwitchPort& from, const Frame& frame);
-  Delivery forward(SwitchPort& from, const Frame& frame);
-  Delivery flood(const SwitchPort* from, const Frame& frame);
-  Delivery deliver(SwitchPort& to, const Frame& frame);
-  void deliver_resolved(ReceiveQueue& queue, const Frame& frame);
+  /// Who takes a frame just as it is, in the usual case; nullptr: `forward` decides. Sets `follows` when a plain frame
+  /// with the same Ethernet header may follow it without a further look.
+  ReceiveQueue* direct_receiver(SwitchPort& from, Frame& frame, bool& follows);
+  /// `sender`: the counters of the queue it came from, where it counts when it is lost on the way.
+  Delivery forward(SwitchPort& from, Frame& frame, QueueCounters& sender);
+  Delivery flood(const SwitchPort* from, Frame& frame, QueueCounters& sender);
+  Delivery deliver(SwitchPort& to, Frame& frame, QueueCounters& sender);
+  void deliver_resolved(ReceiveQueue& queue, const Frame& frame, QueueCounters& sender);
 
   Worker& worker_;
   std::string name_;

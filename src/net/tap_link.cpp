@@ -89,7 +89,7 @@ std::uint32_t TapLink::to_tap(std::uint16_t index, Pair& pair) {
   const auto frames = queue.take();
   for (const Frame& frame : frames) {
     if (frame.length == 0) [[unlikely]] {
-      queue.counters().dropped_bad_frame.add(1);
+      queue.count_bad(frame);
       continue;
     }
     iovecs_.clear();

@@ -74,6 +74,7 @@ std::span<Frame> TransmitQueueOn<Ring>::take() {
 template <virtio::DeviceRing Ring>
 void TransmitQueueOn<Ring>::describe(const virtio::Chain& chain, Frame& frame) const {
   frame.length = 0;
+  frame.has_bad_header = false;
   auto segments = batch_.readable(chain);
   const std::uint64_t least = header_size_ + sizeof(EthernetHeader);
   if (chain.readable_bytes < least || chain.readable_bytes > header_size_ + std::uint64_t{kMaxFrame}) return;
@@ -83,13 +84,16 @@ void TransmitQueueOn<Ring>::describe(const virtio::Chain& chain, Frame& frame) c
   if (segments.front().size() >= kFrameStart && header_size_ == sizeof frame.header) [[likely]] {
     segments.front().read(0, start);
   } else {
-    frame.header.num_buffers = 0;
-    gather(segments, 0, start.first(header_size_));
+    gather(segments, 0, start.first(std::min<std::size_t>(header_size_, sizeof frame.header)));
     gather(segments, header_size_, start.subspan<sizeof(virtio::NetHeader)>());
   }
+  // As it is written to a receiver, if it needs no more.
+  frame.header.num_buffers = 1;
   const auto length = static_cast<std::uint32_t>(chain.readable_bytes - header_size_);
-  if (check_header(frame.header, length, features_) != HeaderFault::none) [[unlikely]]
+  if (check_header(frame.header, length, features_) != HeaderFault::none) [[unlikely]] {
+    frame.has_bad_header = true;
     return;
+  }
 
   std::uint32_t skip = header_size_;
   while (skip >= segments.front().size()) {
@@ -124,6 +128,7 @@ Result<std::unique_ptr<TransmitQueue>> start_on(const vdpa::QueueSetup& setup,
 }  // namespace
 
 std::uint32_t net_header_size(virtio::FeatureSet features) {
+  if (features.has(virtio::NetFeature::hash_report)) return virtio::kNetHeaderWithHashSize;
   const bool modern = features.has(virtio::Feature::version_1) || features.has(virtio::NetFeature::mrg_rxbuf);
   return modern ? sizeof(virtio::NetHeader) : virtio::kLegacyNetHeaderSize;
 }
