@@ -1,0 +1,137 @@
+// One side publishes at the very moment at which the other arms, many times over: at least one of them must notice.
+// What takes days to lose a wake-up in two free-running threads loses it here within a second.
+
+#include "virtio/device_queue.h"
+#include "virtio/driver_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "support/guest_memory.h"
+
+namespace causeway::virtio {
+namespace {
+
+using testing::GuestMemory, testing::value_or_die;
+
+constexpr int kRounds = 20'000;
+
+/// Where two threads wait for each other, with as little time between their departures as can be.
+class Gate {
+ public:
+  void pass() {
+    const unsigned generation = generation_.load(std::memory_order_relaxed);
+    if (waiting_.fetch_add(1, std::memory_order_acq_rel) == 1) {
+      waiting_.store(0, std::memory_order_relaxed);
+      generation_.store(generation + 1, std::memory_order_release);
+      return;
+    }
+    for (unsigned spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+      if (spins > 2000) std::this_thread::yield();
+    }
+  }
+
+ private:
+  std::atomic<unsigned> waiting_ = 0;
+  std::atomic<unsigned> generation_ = 0;
+};
+
+/// Up to some dozens of cycles: the other side's stores take about as long to become visible.
+void stagger(std::minstd_rand& random) {
+  for (volatile unsigned spins = static_cast<unsigned>(random() % 32); spins != 0;) spins = spins - 1;
+}
+
+class Handshake : public ::testing::TestWithParam<std::tuple<bool, bool, std::uint32_t>> {
+ protected:
+  /// Nothing else runs between the gates than what is to race.
+  void race(auto&& in_driver, auto&& in_device) {
+    std::jthread device([&] {
+      std::minstd_rand random(1);
+      for (int round = 0; round < kRounds; ++round) {
+        gate_.pass();
+        stagger(random);
+        in_device();
+        gate_.pass();
+      }
+    });
+    std::minstd_rand random(2);
+    for (int round = 0; round < kRounds; ++round) {
+      prepare();
+      gate_.pass();
+      stagger(random);
+      in_driver();
+      gate_.pass();
+      lost_ += device_noticed_ || driver_noticed_ ? 0 : 1;
+      empty();
+    }
+  }
+
+  /// One chain more: added; for a race of used chains also published and taken.
+  void prepare() {
+    ASSERT_TRUE(driver_.add({&buffer_, 1}, {}, 0));
+    // Else the wish of the round before would do.
+    device_.disarm();
+    driver_.disarm();
+    if (!races_used_) return;
+    driver_.publish();
+    batch_.clear();
+    ASSERT_EQ(device_.take(batch_, 1), 1);
+    device_.use(batch_[0], 0);
+  }
+
+  void empty() {
+    if (!races_used_) {
+      batch_.clear();
+      ASSERT_EQ(device_.take(batch_, 1), 1);
+      device_.use(batch_[0], 0);
+      device_.publish();
+    }
+    ASSERT_TRUE(driver_.reap());
+  }
+
+  FeatureSet features() const {
+    FeatureSet features;
+    if (std::get<0>(GetParam())) features = features.with(Feature::ring_packed);
+    if (std::get<1>(GetParam())) features = features.with(Feature::event_idx);
+    return features;
+  }
+
+  GuestMemory memory_;
+  RingConfig config_ = memory_.make_ring(std::get<2>(GetParam()), features());
+  DriverQueue driver_ = value_or_die(DriverQueue::start(config_, memory_.map()));
+  DeviceQueue device_ = value_or_die(DeviceQueue::start(config_, memory_.map()));
+  DriverBuffer buffer_{.address = memory_.allocate(64), .length = 64};
+  ChainBatch batch_;
+  Gate gate_;
+  bool races_used_ = false;
+  bool driver_noticed_ = false;
+  bool device_noticed_ = false;
+  int lost_ = 0;
+};
+
+TEST_P(Handshake, DriverKicksOrDeviceSeesTheChain) {
+  race([this] { driver_noticed_ = driver_.publish(); }, [this] { device_noticed_ = device_.arm(); });
+  EXPECT_EQ(lost_, 0) << "of " << kRounds << " kicks";
+}
+
+TEST_P(Handshake, DeviceCallsOrDriverSeesTheUsedChain) {
+  races_used_ = true;
+  race([this] { driver_noticed_ = driver_.arm(); }, [this] { device_noticed_ = device_.publish(); });
+  EXPECT_EQ(lost_, 0) << "of " << kRounds << " calls";
+}
+
+std::string name_of(const ::testing::TestParamInfo<Handshake::ParamType>& info) {
+  const auto [packed, event_idx, entries] = info.param;
+  return std::string(packed ? "Packed" : "Split") + (event_idx ? "EventIdx" : "") + std::to_string(entries);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, Handshake,
+                         ::testing::Combine(::testing::Bool(), ::testing::Bool(), ::testing::Values(1U, 4U, 256U)),
+                         name_of);
+
+}  // namespace
+}  // namespace causeway::virtio
