@@ -66,6 +66,7 @@ Result<std::uint64_t> run(const char* socket, std::uint64_t frames) {
     receive.ring.add({}, {&whole, 1}, i);
   };
   for (std::uint64_t i = 0; i < kRing; ++i) offer(i);
+  if (receive.ring.publish()) receive.kick.signal();  // before the first frame can come back
   std::uint64_t sent = 0;
   std::uint64_t returned = 0;
   auto last = std::chrono::steady_clock::now();

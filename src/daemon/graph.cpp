@@ -57,11 +57,8 @@ Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const confi
 Result<std::unique_ptr<vdpa::Device>> make_software_device(Loop& loop, const std::string& name,
                                                            const config::PortConfig& port,
                                                            const std::shared_ptr<net::Link>& link) {
-  net::NicConfig nic{.name = name,
-                     .mac = port.mac,
-                     .queue_pairs = port.queue_pairs,
-                     .mtu = port.mtu,
-                     .largest_ring = port.queue_size};
+  net::NicConfig nic{
+      .name = name, .mac = port.mac, .queue_pairs = port.queue_pairs, .mtu = port.mtu, .largest_ring = port.queue_size};
   CW_TRY(auto device, net::Nic::make(loop, std::move(nic), link));
   return std::unique_ptr<vdpa::Device>(std::move(device));
 }

@@ -2,8 +2,11 @@
 
 #include "daemon/control_handlers.h"
 #include "daemon/test_support.h"
+#include "virtio/net.h"
 
 #include <gmock/gmock.h>
+
+#include <thread>
 
 namespace causeway::daemon {
 namespace {
@@ -118,6 +121,47 @@ TEST_F(GraphTest, SocketInUseIsAnErrorThatNamesThePort) {
   ASSERT_FALSE(second.has_value());
   EXPECT_THAT(second.error().text(), HasSubstr("net0"));
   EXPECT_THAT(second.error().text(), HasSubstr("in use"));
+}
+
+/// A daemon whose one port reflects, in a thread of its own.
+class OtherDaemon {
+ public:
+  explicit OtherDaemon(const std::string& config) : graph_(std::move(*Graph::build(loop_, parsed(config)))) {
+    thread_ = std::thread([this] { loop_.run(); });
+  }
+  ~OtherDaemon() {
+    loop_.call([this] {
+      graph_.reset();
+      return true;
+    });
+    loop_.stop();
+    thread_.join();
+  }
+  OtherDaemon(const OtherDaemon&) = delete;
+  OtherDaemon& operator=(const OtherDaemon&) = delete;
+
+ private:
+  Loop loop_;
+  std::unique_ptr<Graph> graph_;
+  std::thread thread_;
+};
+
+TEST(GraphOfTwoDaemons, APortMayHaveAnotherDaemonsPortAsItsDevice) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path().string();
+  const OtherDaemon other(
+      fmt::format("[[port]]\nname = 'far'\nsocket = '{}/far.sock'\nconnection = 'reflect'\nmtu = 1400\n", path));
+  Loop loop;
+  const auto near =
+      Graph::build(loop, parsed(fmt::format("[[device]]\nname = 'chain'\nkind = 'vhost-user'\nsocket = '{0}/far.sock'\n"
+                                            "[[port]]\nname = 'near'\nsocket = '{0}/near.sock'\nconnection = 'sink'\n"
+                                            "devices = ['chain']\n",
+                                            path)));
+  ASSERT_TRUE(near.has_value()) << near.error().text();
+  const auto report = (*near)->ports().front().port->report();
+  EXPECT_THAT(report.devices, ElementsAre("chain"));
+  EXPECT_TRUE(report.offered.has(virtio::NetFeature::mtu)) << "of the other daemon's port";
+  EXPECT_EQ(report.queues.size(), 3u) << "one pair, and the control queue";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <sys/uio.h>
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cassert>
@@ -36,8 +37,24 @@ __attribute__((no_sanitize("thread"), noinline)) inline void racing_copy(void* t
   for (std::size_t i = 0; i < size; ++i) target[i] = source[i];
 }
 #else
+inline void copy_16(std::byte* to, const std::byte* from) {
+  std::memcpy(to, from, 16);
+}
+/// Sizes of 16 to 64 bytes, as of most frames' ends, are copied in place by two or four moves, which may overlap: a
+/// call costs more than they do.
 inline void racing_copy(void* to, const void* from, std::size_t size) {
-  std::memcpy(to, from, size);
+  if (size - 16 > 64 - 16) {
+    std::memcpy(to, from, size);
+    return;
+  }
+  auto* const target = static_cast<std::byte*>(to);
+  const auto* const source = static_cast<const std::byte*>(from);
+  copy_16(target, source);
+  if (size > 32) {
+    copy_16(target + 16, source + 16);
+    copy_16(target + size - 32, source + size - 32);
+  }
+  copy_16(target + size - 16, source + size - 16);
 }
 #endif
 #undef CW_TSAN
@@ -64,11 +81,19 @@ class GuestSpan {
   template <WireType T>
   T fetch(std::size_t offset) const {
     assert(offset <= size_ && sizeof(T) <= size_ - offset);
-    T copy;
-    racing_copy(&copy, base_ + offset, sizeof copy);
     // The copy is opaque from here on, so that no second read of guest memory can take its place (g++ 12 does that).
-    asm volatile("" : "+m"(copy) : : "memory");
-    return copy;
+    // What fits into registers is kept there: a detour over the stack would cost a few cycles for each descriptor.
+    if constexpr (sizeof(T) == 2 * sizeof(std::uint64_t)) {
+      std::array<std::uint64_t, 2> words;
+      racing_copy(words.data(), base_ + offset, sizeof words);
+      asm volatile("" : "+r"(words[0]), "+r"(words[1]));
+      return std::bit_cast<T>(words);
+    } else {
+      T copy;
+      racing_copy(&copy, base_ + offset, sizeof copy);
+      asm volatile("" : "+m"(copy));
+      return copy;
+    }
   }
   /// One load of a naturally aligned integer.
   template <std::unsigned_integral T>
@@ -89,6 +114,14 @@ class GuestSpan {
     assert(offset <= size_ && to.size() <= size_ - offset);
     racing_copy(to.data(), base_ + offset, to.size());
     asm volatile("" : : "r"(to.data()) : "memory");  // as in fetch: what was read is not read again
+  }
+  /// The same for a number of bytes known to the compiler, which then knows too that nothing else has changed.
+  template <std::size_t kSize>
+    requires(kSize != std::dynamic_extent)
+  void read(std::size_t offset, std::span<std::byte, kSize> to) const {
+    assert(offset <= size_ && kSize <= size_ - offset);
+    racing_copy(to.data(), base_ + offset, kSize);
+    asm volatile("" : "+m"(*reinterpret_cast<std::byte(*)[kSize]>(to.data())));
   }
   void write(std::size_t offset, std::span<const std::byte> from) const {
     assert(offset <= size_ && from.size() <= size_ - offset);

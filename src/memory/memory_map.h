@@ -84,6 +84,14 @@ class Translator {
     return translate_slowly(iova, size, add);
   }
 
+  /// The bytes in one piece, when they lie in the region of the last hit.
+  std::optional<GuestSpan> translate_at_once(std::uint64_t iova, std::uint64_t size) const {
+    const std::uint64_t offset = iova - hit_.first;
+    if (offset < hit_size_ && size <= hit_size_ - offset) [[likely]]
+      return GuestSpan(hit_.host + offset, size);
+    return std::nullopt;
+  }
+
   const std::shared_ptr<const MemoryMap>& map() const { return map_; }
 
  private:

@@ -28,23 +28,25 @@ std::vector<std::byte> answer_to(const Packet& packet) {
   return bytes;
 }
 
-const auto kShapes = {PacketShape{},
-                      PacketShape{.is_ipv6 = true},
-                      PacketShape{.vlan_tags = 1},
-                      PacketShape{.vlan_tags = 2, .is_ipv6 = true},
-                      PacketShape{.ip_option_words = 3},
-                      PacketShape{.protocol = testing::kUdp},
-                      PacketShape{.is_ipv6 = true, .protocol = testing::kUdp}};
+std::vector<PacketShape> shapes() {
+  return {PacketShape{},
+          PacketShape{.is_ipv6 = true},
+          PacketShape{.vlan_tags = 1},
+          PacketShape{.vlan_tags = 2, .is_ipv6 = true},
+          PacketShape{.ip_option_words = 3},
+          PacketShape{.protocol = testing::kUdp},
+          PacketShape{.is_ipv6 = true, .protocol = testing::kUdp}};
+}
 
 TEST(FlowHash, IsTheSameInBothDirections) {
-  for (const PacketShape& shape : kShapes) {
+  for (const PacketShape& shape : shapes()) {
     const Packet packet = make_packet(shape);
     EXPECT_EQ(flow_hash(packet.bytes), flow_hash(answer_to(packet)));
   }
 }
 
 TEST(FlowHash, DependsOnPortsAndAddresses) {
-  for (const PacketShape& shape : kShapes) {
+  for (const PacketShape& shape : shapes()) {
     const Packet packet = make_packet(shape);
     auto other_port = packet.bytes;
     other_port[packet.transport + 1] ^= std::byte{1};
@@ -56,7 +58,7 @@ TEST(FlowHash, DependsOnPortsAndAddresses) {
 }
 
 TEST(FlowHash, DoesNotDependOnPayloadMacAddressesOrTags) {
-  for (const PacketShape& shape : kShapes) {
+  for (const PacketShape& shape : shapes()) {
     const Packet packet = make_packet(shape);
     auto other = packet.bytes;
     other[packet.transport + 4] ^= std::byte{1};
@@ -105,7 +107,7 @@ TEST(FlowHash, SpreadsNeighbouringFlowsEvenly) {
 
 RC_GTEST_PROP(FlowHash, ReadsNoFurtherThanItsInput, (std::vector<std::uint8_t> noise)) {
   // The bytes lie at the end of an allocation of just their size, so that AddressSanitizer sees a read behind them.
-  for (const PacketShape& shape : kShapes) {
+  for (const PacketShape& shape : shapes()) {
     const auto whole = make_packet(shape).bytes;
     for (std::size_t length = 0; length <= std::min<std::size_t>(whole.size(), 80); ++length) {
       std::vector<std::byte> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));

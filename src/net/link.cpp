@@ -1,6 +1,7 @@
 #include "net/link.h"
 
 #include "net/flow_hash.h"
+#include "net/frame_start.h"
 
 #include <algorithm>
 
@@ -10,18 +11,9 @@ namespace {
 /// Enough of a frame to find its flow: Ethernet, two VLAN tags, IPv6 and ports.
 constexpr std::size_t kFlowBytes = 14 + 8 + 40 + 4;
 
-std::uint32_t hash_of(const Frame& frame) {
+std::uint32_t flow_of(const Frame& frame) {
   std::array<std::byte, kFlowBytes> start;
-  std::size_t have = 0;
-  std::size_t skip = frame.skip;
-  for (const auto& segment : frame.segments) {
-    const std::size_t count = std::min(segment.size() - skip, start.size() - have);
-    segment.read(skip, std::span(start).subspan(have, count));
-    have += count;
-    skip = 0;
-    if (have == start.size()) break;
-  }
-  return flow_hash(std::span(start).first(have));
+  return flow_hash(read_start(frame, start));
 }
 
 }  // namespace
@@ -36,6 +28,8 @@ void Link::attach(std::uint16_t pair, ReceiveQueue& queue, OnFault on_fault) {
   pairs_[pair].receive = &queue;
   pairs_[pair].on_receive_fault = std::move(on_fault);
   pairs_[pair].awaited_since.reset();
+  lost_waiting_ = false;
+  apply_offloads(queue);
   update();
   receivers_changed();
 }
@@ -53,18 +47,43 @@ void Link::detach_receive(std::uint16_t pair) {
 }
 
 void Link::enable_transmit(std::uint16_t pair, bool enabled) {
-  pairs_[pair].transmit_enabled = enabled;
+  transmit_wanted_[pair] = enabled;
+  pairs_[pair].transmit_enabled = enabled && is_up_;
 }
 
 void Link::enable_receive(std::uint16_t pair, bool enabled) {
-  pairs_[pair].receive_enabled = enabled;
+  receive_wanted_[pair] = enabled;
+  pairs_[pair].receive_enabled = enabled && is_up_;
   if (!enabled) pairs_[pair].awaited_since.reset();
+  lost_waiting_ = false;
   update();
 }
 
-void Link::set_filter(const ReceiveFilter& filter) {
-  filter_ = filter;
+void Link::set_up(bool up) {
+  is_up_ = up;
+  for (std::uint16_t i = 0; i < kMaxQueuePairs; ++i) {
+    Pair& pair = pairs_[i];
+    pair.transmit_enabled = transmit_wanted_[i] && up;
+    pair.receive_enabled = receive_wanted_[i] && up;
+    if (!up) pair.awaited_since.reset();
+  }
   update();
+}
+
+void Link::set_settings(const DriverSettings& settings) {
+  const bool same_offloads = settings.guest_offloads() == settings_.guest_offloads();
+  settings_ = settings;
+  if (!same_offloads) {
+    for (Pair& pair : pairs_) {
+      if (pair.receive != nullptr) apply_offloads(*pair.receive);
+    }
+    receivers_changed();
+  }
+  update();
+}
+
+void Link::apply_offloads(ReceiveQueue& queue) const {
+  queue.set_offloads(settings_.effective(queue.features()));
 }
 
 void Link::update() {
@@ -74,20 +93,35 @@ void Link::update() {
     const Pair& pair = pairs_[i];
     if (pair.transmit != nullptr || pair.receive != nullptr) pair_count_ = static_cast<std::uint16_t>(i + 1);
     const bool there = pair.receive != nullptr || pair.awaited_since.has_value();
-    if (pair.receive_enabled && there && i < filter_.active_pairs()) receivers_.push_back(i);
+    if (pair.receive_enabled && there && i < settings_.active_pairs()) receivers_.push_back(i);
   }
 }
 
-ReceiveQueue* Link::receiver_for(const Frame& frame, bool& wait) {
-  if (receivers_.empty()) return nullptr;
-  std::uint16_t choice = receivers_.front();
-  if (receivers_.size() > 1) {
-    const std::uint32_t hash = hash_of(frame);
-    const std::uint16_t steered = steering_[hash % steering_.size()];
-    choice =
-        std::ranges::find(receivers_, steered) != receivers_.end() ? steered : receivers_[hash % receivers_.size()];
+std::uint16_t Link::spread(const Frame& frame) const {
+  const std::uint32_t flow = flow_of(frame);
+  const std::uint16_t steered = steering_[flow % steering_.size()];
+  return std::ranges::find(receivers_, steered) != receivers_.end() ? steered : receivers_[flow % receivers_.size()];
+}
+
+std::optional<std::uint16_t> Link::choose(const Frame& frame) {
+  if (receivers_.empty()) return std::nullopt;
+  if (settings_.hash().is_used()) {
+    std::array<std::byte, RssHash::kStartBytes> start;
+    hash_ = settings_.hash().compute(read_start(frame, start));
   }
-  Pair& pair = pairs_[choice];
+  if (settings_.steering()) {
+    // A queue that is not there loses its packets: the driver has said that they are for no other (5.1.6.5.7.2).
+    const std::uint16_t pair = settings_.steering()->pair_for(hash_);
+    return std::ranges::find(receivers_, pair) == receivers_.end() ? std::nullopt : std::optional(pair);
+  }
+  return receivers_.size() > 1 ? spread(frame) : receivers_.front();
+}
+
+ReceiveQueue* Link::receiver_for(const Frame& frame, bool& wait) {
+  hash_ = {};
+  const auto choice = choose(frame);
+  if (!choice) return nullptr;
+  Pair& pair = pairs_[*choice];
   if (pair.receive != nullptr) [[likely]]
     return pair.receive;
   if (std::chrono::steady_clock::now() - *pair.awaited_since < kPatience) {
@@ -95,12 +129,21 @@ ReceiveQueue* Link::receiver_for(const Frame& frame, bool& wait) {
     return nullptr;
   }
   pair.awaited_since.reset();
+  lost_waiting_ = true;
   update();
   return receiver_for(frame, wait);
 }
 
+void Link::count_lost(QueueCounters& sender) const {
+  const bool is_disabled = std::ranges::any_of(pairs_, [](const Pair& pair) { return pair.receive != nullptr; });
+  Counter& counter = lost_waiting_ ? sender.dropped_awaited
+                     : is_disabled ? sender.dropped_disabled
+                                   : sender.dropped_no_receiver;
+  counter.add(1);
+}
+
 void Link::steer(const Frame& frame, std::uint16_t pair) {
-  if (receivers_.size() > 1) steering_[hash_of(frame) % steering_.size()] = static_cast<std::uint8_t>(pair);
+  if (receivers_.size() > 1) steering_[flow_of(frame) % steering_.size()] = static_cast<std::uint8_t>(pair);
 }
 
 std::uint32_t Link::drop_all(TransmitQueue& queue) {

@@ -3,12 +3,13 @@
 #pragma once
 
 #include "base/worker.h"
+#include "net/driver_settings.h"
 #include "net/frame.h"
-#include "net/receive_filter.h"
 #include "net/receive_queue.h"
 #include "net/transmit_queue.h"
 
 #include <array>
+#include <bitset>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -53,8 +54,14 @@ class Link {
   void detach_receive(std::uint16_t pair);
   void enable_transmit(std::uint16_t pair, bool enabled);
   void enable_receive(std::uint16_t pair, bool enabled);
-  void set_filter(const ReceiveFilter& filter);
+  /// What the driver has decided by the control virtqueue.
+  void set_settings(const DriverSettings& settings);
+  /// A link that is down carries nothing: what a driver sends is dropped, and nothing is given to it. It is up at
+  /// first.
+  void set_up(bool up);
 
+  /// Features that a NIC on this link cannot offer, whatever its configuration. Thread: control.
+  virtual virtio::FeatureSet unsupported() const { return {}; }
   /// Sends a frame of our own, as if the driver had sent it.
   virtual void inject(std::span<const std::byte> frame) = 0;
   /// The largest payload behind an Ethernet header, without offloads.
@@ -69,19 +76,25 @@ class Link {
     ReceiveQueue* receive = nullptr;
     OnFault on_transmit_fault;
     OnFault on_receive_fault;
-    bool transmit_enabled = false;
+    bool transmit_enabled = false;  // and the link is up; so for the next
     bool receive_enabled = false;
     std::optional<std::chrono::steady_clock::time_point> awaited_since;  // its receive queue is being moved
   };
 
   std::array<Pair, kMaxQueuePairs>& pairs() { return pairs_; }
   std::uint16_t pair_count() const { return pair_count_; }
-  const ReceiveFilter& filter() const { return filter_; }
+  const ReceiveFilter& filter() const { return settings_.filter(); }
   /// Called when a receive queue comes or goes.
   virtual void receivers_changed() {}
 
-  /// Which receive queue a frame goes to; nullptr: none. Sets `wait` when it is being moved.
+  /// Which receive queue a frame goes to; nullptr: none. Sets `wait` when it is being moved. Costs a hash when there
+  /// are several receivers, or the driver has configured one.
   ReceiveQueue* receiver_for(const Frame& frame, bool& wait);
+  /// The hash that the driver has configured, of the frame that `receiver_for` was asked about last; none without RSS
+  /// and HASH_REPORT.
+  const HashResult& hash() const { return hash_; }
+  /// Counts at the frame's sender why `receiver_for` found nobody.
+  void count_lost(QueueCounters& sender) const;
   /// Remembers on which pair a flow was sent, to receive it there too.
   void steer(const Frame& frame, std::uint16_t pair);
   /// Reports queues that have broken since, and takes them out.
@@ -92,6 +105,9 @@ class Link {
 
  private:
   void update();
+  void apply_offloads(ReceiveQueue& queue) const;
+  std::optional<std::uint16_t> choose(const Frame& frame);
+  std::uint16_t spread(const Frame& frame) const;
 
   Worker& worker_;
   std::string name_;
@@ -99,7 +115,12 @@ class Link {
   std::uint16_t pair_count_ = 0;          // pairs to look at: one more than the highest in use
   std::vector<std::uint16_t> receivers_;  // enabled receive queues, running or awaited
   std::array<std::uint8_t, 256> steering_{};
-  ReceiveFilter filter_;
+  DriverSettings settings_;
+  HashResult hash_;
+  bool lost_waiting_ = false;  // since its receive queue did not come back in time, and no other took over
+  bool is_up_ = true;
+  std::bitset<kMaxQueuePairs> transmit_wanted_;  // enabled, whether the link is up or not
+  std::bitset<kMaxQueuePairs> receive_wanted_;
 };
 
 }  // namespace causeway::net

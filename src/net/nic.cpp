@@ -14,9 +14,6 @@ using vdpa::QueueIndex;
 using virtio::FeatureSet;
 using virtio::NetFeature;
 
-/// Largest MAC-level payload an Ethernet MTU field can name.
-constexpr std::uint16_t kLeastMtu = 68;
-
 constexpr bool transmits(QueueIndex queue) {
   return number(queue) % 2 == 1;
 }
@@ -26,34 +23,8 @@ constexpr std::uint16_t pair_of(QueueIndex queue) {
 
 }  // namespace
 
-FeatureSet nic_features(const NicConfig& config) {
-  FeatureSet features{
-      NetFeature::csum,          NetFeature::guest_csum, NetFeature::mac,           NetFeature::guest_tso4,
-      NetFeature::guest_tso6,    NetFeature::guest_ecn,  NetFeature::host_tso4,     NetFeature::host_tso6,
-      NetFeature::host_ecn,      NetFeature::mrg_rxbuf,  NetFeature::status,        NetFeature::ctrl_vq,
-      NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,  NetFeature::ctrl_rx_extra, NetFeature::guest_announce,
-      NetFeature::ctrl_mac_addr, NetFeature::guest_uso4, NetFeature::guest_uso6,    NetFeature::host_uso};
-  features = features | FeatureSet{virtio::Feature::version_1, virtio::Feature::any_layout,
-                                   virtio::Feature::indirect_desc, virtio::Feature::event_idx,     virtio::Feature::ring_packed,
-                                   virtio::Feature::in_order};
-  if (config.queue_pairs > 1) features = features.with(NetFeature::mq);
-  if (config.mtu) features = features.with(NetFeature::mtu);
-  return features;
-}
-
 Result<std::unique_ptr<Nic>> Nic::make(Loop& loop, NicConfig config, std::shared_ptr<Link> link) {
-  if (config.queue_pairs == 0 || config.queue_pairs > kMaxQueuePairs) {
-    return fail(Errc::invalid_value, fmt::format("NIC {}: {} queue pairs; expected 1 to {}", config.name,
-                                                 config.queue_pairs, kMaxQueuePairs));
-  }
-  if (config.mac.is_multicast() || config.mac.is_zero()) {
-    return fail(Errc::invalid_value,
-                fmt::format("NIC {}: {} is no unicast MAC address", config.name, config.mac.text()));
-  }
-  if (config.mtu && *config.mtu < kLeastMtu) {
-    return fail(Errc::invalid_value,
-                fmt::format("NIC {}: an MTU of {} is below {}", config.name, *config.mtu, kLeastMtu));
-  }
+  CW_CHECK(check(config));
   return std::unique_ptr<Nic>(new Nic(loop, std::move(config), std::move(link)));
 }
 
@@ -63,14 +34,14 @@ Nic::Nic(Loop& loop, NicConfig config, std::shared_ptr<Link> link)
       link_(std::move(link)),
       info_{.name = config_.name,
             .type = virtio::DeviceType::net,
-            .features = nic_features(config_),
+            .features = nic_features(config_).minus(link_->unsupported()),
             .queues = static_cast<std::uint16_t>(2 * config_.queue_pairs),
             .queues_per_unit = 2,
             .largest_ring = config_.largest_ring,
             .config_size = sizeof(virtio::NetConfig),
             .can = {}},
       map_(memory::MemoryMap::empty()),
-      filter_(config_.mac),
+      settings_(config_.mac, {}, config_.queue_pairs),
       queues_(info_.queues),
       counters_(info_.queues) {}
 
@@ -85,8 +56,10 @@ Result<void> Nic::set_features(FeatureSet features) {
                                                  virtio::text(info_.type, features.minus(info_.features))));
   }
   features_ = features;
-  filter_ = ReceiveFilter(config_.mac);
-  push_filter();
+  settings_ = DriverSettings(config_.mac, features_, config_.queue_pairs);
+  asks_to_announce_ = false;
+  has_control_ = false;
+  push_settings();
   return {};
 }
 
@@ -99,17 +72,19 @@ Result<void> Nic::set_status(vdpa::Status status) {
     CW_CHECK(stop_queue(QueueIndex{i}));
   }
   features_ = FeatureSet();
-  filter_ = ReceiveFilter(config_.mac);
-  push_filter();
+  settings_ = DriverSettings(config_.mac, features_, config_.queue_pairs);
+  asks_to_announce_ = false;
+  has_control_ = false;
+  push_settings();
   return {};
 }
 
 Result<void> Nic::read_config(std::uint32_t offset, std::span<std::byte> to) const {
-  virtio::NetConfig space{};
-  std::ranges::copy(config_.mac.bytes, std::begin(space.mac));
-  space.status = virtio::kNetStatusLinkUp;
-  space.max_virtqueue_pairs = config_.queue_pairs;
-  space.mtu = config_.mtu.value_or(0);
+  virtio::NetConfig space = config_space(config_);
+  // The address that the driver has set shows here too (5.1.6.5.2).
+  std::ranges::copy(settings_.filter().mac().bytes, std::begin(space.mac));
+  if (is_up_) space.status |= virtio::kNetStatusLinkUp;
+  if (asks_to_announce_) space.status |= virtio::kNetStatusAnnounce;
   const auto bytes = std::as_bytes(std::span(&space, 1));
   if (offset > bytes.size() || to.size() > bytes.size() - offset) {
     return fail(Errc::peer_violation,
@@ -255,18 +230,44 @@ Result<vdpa::QueueState> Nic::stop_queue(QueueIndex queue) {
 
 std::optional<QueueIndex> Nic::control_queue(FeatureSet features) const {
   if (!features.has(NetFeature::ctrl_vq)) return std::nullopt;
-  // Without MQ the control queue follows the first pair, whatever the device has (5.1.2).
-  return QueueIndex{features.has(NetFeature::mq) ? info_.queues : std::uint16_t{2}};
+  // Without MQ and RSS the control queue follows the first pair, whatever the device has (5.1.2).
+  const bool has_many = features.has(NetFeature::mq) || features.has(NetFeature::rss);
+  return QueueIndex{has_many ? info_.queues : std::uint16_t{2}};
 }
 
 vdpa::ControlReply Nic::control(std::span<const std::byte> command) {
-  const vdpa::ControlReply reply = filter_.apply(command, features_, config_.queue_pairs);
-  if (reply.ack == virtio::kCtrlOk) push_filter();
+  has_control_ = true;
+  const vdpa::ControlReply reply = settings_.apply(command);
+  if (reply.ack != virtio::kCtrlOk) return reply;
+  if (static_cast<virtio::NetCtrlClass>(command[0]) == virtio::NetCtrlClass::announce) {
+    // The driver has read the status already: its change is no news (5.1.6.5.4).
+    asks_to_announce_ = false;
+    ++generation_;
+  } else {
+    push_settings();
+  }
   return reply;
 }
 
-void Nic::push_filter() {
-  link_->worker().run([&] { link_->set_filter(filter_); });
+void Nic::push_settings() {
+  link_->worker().run([&] { link_->set_settings(settings_); });
+}
+
+void Nic::change_config() {
+  ++generation_;
+  if (observer_ != nullptr) observer_->config_changed();
+}
+
+void Nic::set_link(bool up) {
+  if (is_up_ == up) return;
+  is_up_ = up;
+  link_->worker().run([&] { link_->set_up(up); });
+  change_config();
+}
+
+bool Nic::wants_to_announce() const {
+  return has_control_ && features_.has(NetFeature::guest_announce) && features_.has(NetFeature::status) &&
+         features_.has(NetFeature::ctrl_vq);
 }
 
 std::vector<vdpa::Counter> Nic::counters(QueueIndex queue) const {
@@ -274,15 +275,12 @@ std::vector<vdpa::Counter> Nic::counters(QueueIndex queue) const {
 }
 
 Result<void> Nic::announce(std::span<const std::byte, 6> mac) {
-  // A reverse ARP request about itself (RFC 903), as hypervisors send after a migration: switches learn where it is
-  // now.
-  std::array<std::byte, 60> frame{};
-  const auto put = [&frame](std::size_t at, auto... values) { ((frame[at++] = static_cast<std::byte>(values)), ...); };
-  std::ranges::fill_n(frame.begin(), 6, std::byte{0xff});
-  std::ranges::copy(mac, frame.begin() + 6);
-  put(12, kEtherTypeRarp >> 8, kEtherTypeRarp & 0xff, 0, 1, 8, 0, 6, 4, 0, 3);
-  std::ranges::copy(mac, frame.begin() + 22);
-  std::ranges::copy(mac, frame.begin() + 32);
+  if (wants_to_announce()) {
+    asks_to_announce_ = true;
+    change_config();
+    return {};
+  }
+  const auto frame = announcement(mac);
   link_->worker().run([&] { link_->inject(frame); });
   return {};
 }

@@ -4,9 +4,9 @@
 
 #include "base/loop.h"
 #include "net/counters.h"
-#include "net/ethernet.h"
+#include "net/driver_settings.h"
 #include "net/link.h"
-#include "net/receive_filter.h"
+#include "net/nic_config.h"
 #include "vdpa/device.h"
 
 #include <array>
@@ -17,17 +17,6 @@
 #include <vector>
 
 namespace causeway::net {
-
-struct NicConfig {
-  std::string name;
-  MacAddress mac;
-  std::uint16_t queue_pairs = 1;     ///< 1 to kMaxQueuePairs
-  std::optional<std::uint16_t> mtu;  ///< announced to the driver when set, 68 to 65535
-  std::uint32_t largest_ring = 32768;
-};
-
-/// Features a NIC with this configuration offers.
-virtio::FeatureSet nic_features(const NicConfig& config);
 
 /// Queue 2N receives and queue 2N + 1 transmits for pair N. Several NICs may share one link, which outlives them; each
 /// pair then runs on one of them at a time. Thread: control; the queues run on the link's worker.
@@ -53,8 +42,13 @@ class Nic final : public vdpa::Device {
   std::optional<vdpa::QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex queue) const override;
+  /// A driver with GUEST_ANNOUNCE whose control queue comes here is asked to announce itself, until it acknowledges;
+  /// for any other we send the announcement. With a VMM that keeps the control queue, as QEMU does with vhost-user,
+  /// that is always the case: the driver's acknowledgement would not reach us.
   Result<void> announce(std::span<const std::byte, 6> mac) override;
   Result<void> set_mtu(std::uint16_t mtu) override;
+  /// Plugs the cable in or out, as the driver sees it (STATUS), for the whole link. A NIC is born plugged in.
+  void set_link(bool up);
 
  private:
   /// A running pair half, as the control thread knows it.
@@ -71,7 +65,9 @@ class Nic final : public vdpa::Device {
   Result<void> attach(std::uint16_t pair, bool transmits, Running& running);
   void on_fault(vdpa::QueueIndex queue, Error reason);
   Link::OnFault fault_handler();
-  void push_filter();
+  void push_settings();
+  void change_config();
+  bool wants_to_announce() const;
 
   Loop& loop_;
   NicConfig config_;
@@ -82,7 +78,10 @@ class Nic final : public vdpa::Device {
   vdpa::Status status_ = vdpa::Status::reset;
   std::uint32_t generation_ = 0;
   std::shared_ptr<const memory::MemoryMap> map_;
-  ReceiveFilter filter_;
+  DriverSettings settings_;
+  bool is_up_ = true;
+  bool asks_to_announce_ = false;
+  bool has_control_ = false;  // the driver's control queue comes here: a command has been seen since negotiation
   std::vector<Running> queues_;
   std::vector<QueueCounters> counters_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for news from the worker that come too late

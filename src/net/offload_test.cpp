@@ -75,7 +75,7 @@ std::uint16_t transport_sum(Kind kind, std::span<const std::byte> frame) {
 }
 
 TEST(CheckHeader, RefusesOffloadsThatContradictTheFrameOrTheNegotiation) {
-  const NetHeader good = make_packet(Kind::tcp4, 3000, 1448).header;
+  NetHeader good = make_packet(Kind::tcp4, 3000, 1448).header;
   EXPECT_EQ(check_header(good, 3054, kSender), HeaderFault::none);
   EXPECT_EQ(check_header(good, 3054, FeatureSet()), HeaderFault::not_negotiated);
   EXPECT_EQ(check_header(good, 3054, FeatureSet{NetFeature::csum}), HeaderFault::not_negotiated);

@@ -1,5 +1,6 @@
 #include "net/receive_filter.h"
 
+#include "net/little_endian.h"
 #include "virtio/net.h"
 
 #include <algorithm>
@@ -10,14 +11,6 @@ namespace {
 
 using virtio::NetCtrlClass;
 using virtio::NetFeature;
-
-std::uint16_t le16(std::span<const std::byte> data) {
-  return static_cast<std::uint16_t>(std::to_integer<unsigned>(data[0]) | std::to_integer<unsigned>(data[1]) << 8);
-}
-
-std::uint32_t le32(std::span<const std::byte> data) {
-  return le16(data) | static_cast<std::uint32_t>(le16(data.subspan(2))) << 16;
-}
 
 MacAddress mac_at(std::span<const std::byte> data) {
   MacAddress address;
@@ -35,17 +28,20 @@ std::optional<std::span<const std::byte>> take_table(std::span<const std::byte>&
   return table;
 }
 
+/// What the tables are sorted by. No pointer to the member, at which g++ 12 sees bounds overstepped (GCC bug 105329).
+constexpr auto kNumberOf = [](const MacAddress& address) { return address.number(); };
+
 /// Fills `addresses` from a table; true when there were too many, and all frames of the kind must be let through.
 bool fill(std::vector<MacAddress>& addresses, std::span<const std::byte> table) {
   addresses.clear();
   if (table.size() / 6 > ReceiveFilter::kMaxAddresses) return true;
   for (; !table.empty(); table = table.subspan(6)) addresses.push_back(mac_at(table));
-  std::ranges::sort(addresses, {}, &MacAddress::number);
+  std::ranges::sort(addresses, {}, kNumberOf);
   return false;
 }
 
 bool contains(const std::vector<MacAddress>& addresses, const MacAddress& address) {
-  return std::ranges::binary_search(addresses, address.number(), {}, &MacAddress::number);
+  return std::ranges::binary_search(addresses, address.number(), {}, kNumberOf);
 }
 
 /// What a command that was carried out means for a Port's log. A setting is a topic; each VLAN is one of its own, for
@@ -55,9 +51,6 @@ vdpa::ControlReply reply_for(std::uint8_t type, std::uint8_t command, std::span<
   switch (static_cast<NetCtrlClass>(type)) {
     case NetCtrlClass::vlan:
       return {.ack = virtio::kCtrlOk, .topic = topic | le16(data), .is_default = command == 1};
-    case NetCtrlClass::announce:
-      // An event, not a setting: there is nothing to tell another Device.
-      return {.ack = virtio::kCtrlOk, .topic = topic | std::uint64_t{command} << 16, .is_default = true};
     default:
       return {.ack = virtio::kCtrlOk, .topic = topic | std::uint64_t{command} << 16};
   }
@@ -75,21 +68,20 @@ bool ReceiveFilter::accepts_address(const MacAddress& destination) const {
   return destination == mac_ || all_unicast_ || unicast_overflow_ || contains(unicast_, destination);
 }
 
-vdpa::ControlReply ReceiveFilter::apply(std::span<const std::byte> command, virtio::FeatureSet negotiated,
-                                        std::uint16_t max_pairs) {
+vdpa::ControlReply ReceiveFilter::apply(std::span<const std::byte> command, virtio::FeatureSet negotiated) {
   const vdpa::ControlReply refused{.ack = virtio::kCtrlErr};
   if (command.size() < 2) return refused;
   const auto type = std::to_integer<std::uint8_t>(command[0]);
   const auto number = std::to_integer<std::uint8_t>(command[1]);
   const auto data = command.subspan(2);
-  if (!carry_out(type, number, data, negotiated, max_pairs)) return refused;
+  if (!carry_out(type, number, data, negotiated)) return refused;
   // No later than the command that ends promiscuous mode, so as soon as it matters.
   filters_vlan_ = negotiated.has(NetFeature::ctrl_vlan);
   return reply_for(type, number, data);
 }
 
 bool ReceiveFilter::carry_out(std::uint8_t type, std::uint8_t command, std::span<const std::byte> data,
-                              virtio::FeatureSet negotiated, std::uint16_t max_pairs) {
+                              virtio::FeatureSet negotiated) {
   switch (static_cast<NetCtrlClass>(type)) {
     case NetCtrlClass::rx:
       return set_mode(command, data, negotiated);
@@ -97,16 +89,9 @@ bool ReceiveFilter::carry_out(std::uint8_t type, std::uint8_t command, std::span
       return set_mac(command, data, negotiated);
     case NetCtrlClass::vlan:
       return set_vlan(command, data, negotiated);
-    case NetCtrlClass::announce:
-      if (!negotiated.has(NetFeature::guest_announce) || command != 0 || !data.empty()) return false;
-      announce_acknowledged_ = true;
-      return true;
-    case NetCtrlClass::mq:
-      return negotiated.has(NetFeature::mq) && command == 0 && set_pairs(data, max_pairs);
-    case NetCtrlClass::guest_offloads:
-      return false;  // CTRL_GUEST_OFFLOADS is not offered
+    default:
+      return false;
   }
-  return false;
 }
 
 bool ReceiveFilter::set_mode(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated) {
@@ -166,14 +151,6 @@ bool ReceiveFilter::set_vlan(std::uint8_t command, std::span<const std::byte> da
   const std::uint16_t id = le16(data);
   if (id >= kVlans) return false;
   vlans_[id] = static_cast<virtio::NetCtrlVlan>(command) == virtio::NetCtrlVlan::add;
-  return true;
-}
-
-bool ReceiveFilter::set_pairs(std::span<const std::byte> data, std::uint16_t max_pairs) {
-  if (data.size() != 2) return false;
-  const std::uint16_t pairs = le16(data);
-  if (pairs == 0 || pairs > max_pairs) return false;
-  active_pairs_ = pairs;
   return true;
 }
 

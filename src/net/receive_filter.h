@@ -1,4 +1,4 @@
-// What a NIC's driver wants to receive, as it says by the control virtqueue. Spec: virtio 1.3 section 5.1.6.5.
+// What a NIC's driver wants to receive, as it says by the control virtqueue. Spec: virtio 1.3 sections 5.1.6.5.1 to 3.
 #pragma once
 
 #include "net/ethernet.h"
@@ -23,7 +23,6 @@ class ReceiveFilter {
  public:
   /// Entries of each MAC table; a driver that sends more gets all frames of that kind, which the standard allows.
   static constexpr std::size_t kMaxAddresses = 1024;
-  static constexpr std::uint16_t kAllPairs = 0xffff;
   static constexpr std::uint16_t kVlans = 4096;
 
   ReceiveFilter() = default;
@@ -35,17 +34,12 @@ class ReceiveFilter {
     if (vlan && filters_vlan_ && !vlans_[*vlan % kVlans]) return false;
     return accepts_address(frame.destination);
   }
-  /// Queue pairs in use, kAllPairs until the driver has said how many: where the driver's commands go to a VMM, the
-  /// enabled queues are those in use.
-  std::uint16_t active_pairs() const { return active_pairs_; }
   /// The NIC's own address, as the driver set it last.
   const MacAddress& mac() const { return mac_; }
-  /// The driver has answered an announcement since reset.
-  bool announce_acknowledged() const { return announce_acknowledged_; }
 
-  /// Carries out one command: class, command, data. A bad one, or one whose feature is not in `negotiated`, is answered
-  /// with kCtrlErr and changes nothing. `max_pairs`: queue pairs of the device.
-  vdpa::ControlReply apply(std::span<const std::byte> command, virtio::FeatureSet negotiated, std::uint16_t max_pairs);
+  /// Carries out one command of the classes rx, mac and vlan: class, command, data. A bad one, or one whose feature is
+  /// not in `negotiated`, is answered with kCtrlErr.
+  vdpa::ControlReply apply(std::span<const std::byte> command, virtio::FeatureSet negotiated);
 
  private:
   bool accepts_address(const MacAddress& destination) const;
@@ -54,8 +48,7 @@ class ReceiveFilter {
   bool set_table(std::span<const std::byte> data);
   bool set_vlan(std::uint8_t command, std::span<const std::byte> data, virtio::FeatureSet negotiated);
   bool carry_out(std::uint8_t type, std::uint8_t command, std::span<const std::byte> data,
-                 virtio::FeatureSet negotiated, std::uint16_t max_pairs);
-  bool set_pairs(std::span<const std::byte> data, std::uint16_t max_pairs);
+                 virtio::FeatureSet negotiated);
 
   MacAddress mac_;
   bool promiscuous_ = true;
@@ -70,8 +63,6 @@ class ReceiveFilter {
   bool multicast_overflow_ = false;
   bool filters_vlan_ = false;
   std::bitset<kVlans> vlans_;
-  std::uint16_t active_pairs_ = kAllPairs;
-  bool announce_acknowledged_ = false;
 };
 
 }  // namespace causeway::net

@@ -52,6 +52,7 @@ class ReceiveQueue {
   void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
   /// The offloads that the driver takes, of those negotiated.
   virtio::FeatureSet features() const { return features_; }
+  /// The negotiated features, with the GUEST_* offloads that the driver wants now (CTRL_GUEST_OFFLOADS).
   void set_offloads(virtio::FeatureSet features) { features_ = features; }
   QueueCounters& counters() { return *counters_; }
 

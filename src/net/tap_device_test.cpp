@@ -63,7 +63,7 @@ std::vector<std::byte> without_header(const std::vector<std::byte>& bytes, std::
 TapDevice must_open(const std::string& name, std::uint16_t queues) {
   auto tap = TapDevice::open(name, queues);
   if (!tap) ADD_FAILURE() << tap.error().text();
-  return std::move(*tap);
+  return std::move(tap).value();
 }
 
 TEST(TapDevice, MakesAnInterfaceTakesItUpAndRemovesItInTheEnd) {

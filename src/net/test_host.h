@@ -53,14 +53,12 @@ inline std::optional<ifreq> ask(unsigned long what, const std::string& name) {
 class HostSocket {
  public:
   explicit HostSocket(const std::string& name)
-      : fd_(OwnedFd::adopt(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons_(kEtherTypeTest)))) {
+      : fd_(OwnedFd::adopt(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, network_order(kEtherTypeTest)))) {
     sockaddr_ll address{};
     address.sll_family = AF_PACKET;
-    address.sll_protocol = htons_(kEtherTypeTest);
+    address.sll_protocol = network_order(kEtherTypeTest);
     address.sll_ifindex = static_cast<int>(::if_nametoindex(name.c_str()));
-    sockaddr general{};
-    static_assert(sizeof address > sizeof general);
-    EXPECT_EQ(::bind(fd_.borrow(), static_cast<const sockaddr*>(static_cast<const void*>(&address)), sizeof address), 0)
+    EXPECT_EQ(::bind(fd_.borrow(), std::bit_cast<const sockaddr*>(&address), sizeof address), 0)
         << std::strerror(errno);
   }
 
@@ -79,7 +77,7 @@ class HostSocket {
   }
 
  private:
-  static constexpr std::uint16_t htons_(std::uint16_t value) {
+  static constexpr std::uint16_t network_order(std::uint16_t value) {
     return std::endian::native == std::endian::little ? std::byteswap(value) : value;
   }
   OwnedFd fd_;

@@ -21,8 +21,10 @@ inline constexpr std::uint32_t kFirstSequence = 0xfffffe00;  // likewise
 struct PacketShape {
   std::size_t vlan_tags = 0;
   bool is_ipv6 = false;
-  std::size_t ip_option_words = 0;                ///< IPv4, of 4 bytes
-  std::vector<std::uint8_t> extension_headers{};  ///< IPv6, by their numbers, of 8 bytes and then 16, 24...
+  std::size_t ip_option_words = 0;  ///< IPv4, of 4 bytes
+  /// IPv6, by their numbers, of 8 bytes and then 16, 24...
+  std::vector<std::uint8_t> extension_headers{};  // NOLINT(readability-redundant-member-init): without, designated
+                                                  // initialisers that leave it out are warned of
   std::uint8_t protocol = kTcp;
   std::size_t tcp_option_words = 0;
   std::uint8_t tcp_flags = 0x18;

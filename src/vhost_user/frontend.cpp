@@ -21,8 +21,8 @@ constexpr unsigned kLogAllBit = 26;
 /// What a back-end may offer and we cannot carry: an IOMMU, notifications with data, a reset of one queue, and what
 /// needs commands of the control queue that the protocol has no message for.
 FeatureSet without_what_cannot_be_carried(FeatureSet features) {
-  const FeatureSet transport{Feature::access_platform, Feature::ring_packed, Feature::notification_data,
-                             Feature::ring_reset, Feature::sr_iov};
+  const FeatureSet transport{Feature::access_platform, Feature::notification_data, Feature::ring_reset,
+                             Feature::sr_iov};
   const FeatureSet net{NetFeature::ctrl_guest_offloads, NetFeature::rss, NetFeature::hash_report};
   return features.minus(transport).minus(net).without(kLogAllBit);
 }

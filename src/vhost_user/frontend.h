@@ -90,10 +90,12 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<void> set_mtu(std::uint16_t mtu) override;
 
  private:
-  /// A running queue.
+  /// A queue that is set.
   struct Queue {
     vdpa::QueueSetup setup;
     bool enabled = false;
+    bool runs = false;         // enable_queue has been called
+    bool started = false;      // and this back-end has been told to start it
     std::optional<ErrFd> err;  // not in-band: the back-end signals that the ring broke
     std::optional<Loop::Registration> watch_err;
     std::optional<Loop::Registration> watch_kick;  // in-band
@@ -129,9 +131,9 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<Queue*> find(QueueIndex queue);
   Result<memory::FrontendVa> frontend_address(memory::Iova address) const;
   Result<RemoteRing> remote_ring(QueueIndex index, const Queue& queue) const;
-  Result<void> start_ring(RemoteBackend& remote, QueueIndex index, Queue& queue);
+  Result<void> set_up(RemoteBackend& remote, QueueIndex index, const Queue& queue);
   void watch_ring(QueueIndex index, Queue& queue);
-  Result<void> apply_enabled(RemoteBackend& remote, QueueIndex index, const Queue& queue);
+  Result<void> apply_enabled(RemoteBackend& remote, QueueIndex index, Queue& queue);
   void stop_queues_outside(const memory::MemoryMap& map);
   bool use_pairs(unsigned pairs);
   void fail_soon(QueueIndex queue, Error reason);

@@ -74,7 +74,6 @@ Result<RemoteRing> Frontend::remote_ring(QueueIndex index, const Queue& queue) c
                     .descriptors = descriptors,
                     .available = available,
                     .used = used,
-                    .kick = queue.setup.kick,
                     .call = queue.setup.call,
                     .err = queue.err};
 }
@@ -87,19 +86,23 @@ Result<void> Frontend::set_queue(QueueIndex index, vdpa::QueueSetup setup) {
   if (!features_) CW_CHECK(set_features({}));
   auto areas = virtio::RingAreas::locate(setup.ring, *map_);
   if (!areas) return fail(std::move(areas).error());
-  Queue queue{.setup = std::move(setup), .enabled = false, .err = {}, .watch_err = {}, .watch_kick = {}};
+  Queue queue{.setup = std::move(setup),
+              .enabled = false,
+              .runs = false,
+              .started = false,
+              .err = {},
+              .watch_err = {},
+              .watch_kick = {}};
   CW_TRY(queue.err, ErrFd::make());
-  CW_CHECK(with_remote([&](RemoteBackend& remote) { return start_ring(remote, index, queue); }));
-  const auto [place, is_new] = queues_.insert_or_assign(index, std::move(queue));
+  CW_CHECK(with_remote([&](RemoteBackend& remote) { return set_up(remote, index, queue); }));
+  const auto place = queues_.insert_or_assign(index, std::move(queue)).first;
   watch_ring(index, place->second);
-  // The look at the ring that a start promises: a back-end may wait for a kick.
-  if (place->second.setup.kick) place->second.setup.kick->signal();
   return {};
 }
 
-Result<void> Frontend::start_ring(RemoteBackend& remote, QueueIndex index, Queue& queue) {
+Result<void> Frontend::set_up(RemoteBackend& remote, QueueIndex index, const Queue& queue) {
   CW_TRY(const RemoteRing ring, remote_ring(index, queue));
-  return remote.start_ring(ring);
+  return remote.set_up_ring(ring);
 }
 
 void Frontend::watch_ring(QueueIndex index, Queue& queue) {
@@ -121,11 +124,15 @@ Result<void> Frontend::enable_queue(QueueIndex index, bool enabled) {
   CW_TRY(Queue * queue, find(index));
   const bool before = std::exchange(queue->enabled, enabled);
   auto done = with_remote([&](RemoteBackend& remote) { return apply_enabled(remote, index, *queue); });
-  if (!done) queue->enabled = before;
+  if (done) {
+    queue->runs = true;
+  } else {
+    queue->enabled = before;
+  }
   return done;
 }
 
-Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, const Queue& queue) {
+Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, Queue& queue) {
   using vdpa::Status;
   const bool enabled = queue.enabled && virtio::number(index) < active_queues_;
   if (enabled && !is_driver_ok_told_) {
@@ -134,7 +141,13 @@ Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, co
         remote.set_status(status_ | Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok));
     is_driver_ok_told_ = true;
   }
-  return remote.enable_ring(index, enabled);
+  CW_CHECK(remote.enable_ring(index, enabled));
+  if (queue.started) return {};
+  CW_CHECK(remote.start_ring(index, queue.setup.kick));
+  queue.started = true;
+  // The look at the ring that a start promises: a back-end may wait for a kick.
+  if (queue.setup.kick) queue.setup.kick->signal();
+  return {};
 }
 
 Result<void> Frontend::set_call(QueueIndex index, std::optional<CallFd> call) {
@@ -149,18 +162,14 @@ Result<void> Frontend::set_call(QueueIndex index, std::optional<CallFd> call) {
 
 Result<vdpa::QueueState> Frontend::stop_queue(QueueIndex index) {
   CW_TRY(Queue * queue, find(index));
+  const Queue stopped = std::move(*queue);
+  queues_.erase(index);
+  if (!stopped.runs) return stopped.setup.ring.start;
   Result<std::uint32_t> position = gone();
   if (is_connected()) position = remote_->stop_ring(index);
-  Result<vdpa::QueueState> state = gone();
-  if (position) {
-    state = decode_position(queue->setup.ring.layout(), *position);
-  } else if (config_.reconnect && !is_connected()) {
-    state = state_in_ring(queue->setup.ring, *map_);
-  } else {
-    state = fail(position.error());
-  }
-  queues_.erase(index);
-  return state;
+  if (position) return decode_position(stopped.setup.ring.layout(), *position);
+  if (config_.reconnect && !is_connected()) return state_in_ring(stopped.setup.ring, *map_);
+  return fail(std::move(position).error());
 }
 
 void Frontend::fail_soon(QueueIndex queue, Error reason) {
@@ -209,7 +218,8 @@ vdpa::ControlReply Frontend::control(std::span<const std::byte> command) {
 bool Frontend::use_pairs(unsigned pairs) {
   if (pairs == 0 || pairs * 2 > info_.queues) return false;
   active_queues_ = static_cast<std::uint16_t>(pairs * 2);
-  for (const auto& [index, queue] : queues_) {
+  for (auto& [index, queue] : queues_) {
+    if (!queue.runs) continue;
     auto done = with_remote([&](RemoteBackend& remote) { return apply_enabled(remote, index, queue); });
     if (done) continue;
     log::warn("device {}: {}", info_.name, done.error().text());

@@ -93,15 +93,20 @@ Result<void> Frontend::replay(RemoteBackend& remote) {
 
 Result<void> Frontend::replay_queues(RemoteBackend& remote) {
   for (auto& [index, queue] : queues_) {
-    auto state = state_in_ring(queue.setup.ring, *map_);
-    if (!state) {
-      fail_soon(index, std::move(state).error());
-      continue;
+    queue.started = false;
+    if (queue.runs) {
+      auto state = state_in_ring(queue.setup.ring, *map_);
+      if (!state) {
+        fail_soon(index, std::move(state).error());
+        continue;
+      }
+      queue.setup.ring.start = std::move(*state);
     }
-    queue.setup.ring.start = std::move(*state);
-    CW_CHECK(start_ring(remote, index, queue));
+    CW_CHECK(set_up(remote, index, queue));
   }
-  for (const auto& [index, queue] : queues_) CW_CHECK(apply_enabled(remote, index, queue));
+  for (auto& [index, queue] : queues_) {
+    if (queue.runs) CW_CHECK(apply_enabled(remote, index, queue));
+  }
   return {};
 }
 

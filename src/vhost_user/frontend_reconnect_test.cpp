@@ -74,8 +74,10 @@ TEST_F(AFrontendThatReconnects, RemembersWhatItIsToldMeanwhile) {
   ASSERT_TRUE(frontend_->set_mtu(1400));
   std::array<std::byte, 6> mac{};
   EXPECT_TRUE(frontend_->read_config(0, mac)) << "as last seen";
+  ASSERT_TRUE(set_queue(1));
   find_backend();
   EXPECT_EQ(far_queue(0), std::pair(std::uint16_t{0}, true));
+  EXPECT_EQ(far_queue(1), std::nullopt) << "not before enable_queue";
   EXPECT_EQ(far_->ask([](FakeDevice& device) { return device.regions.size(); }), 1u);
   EXPECT_EQ(far_->ask([](FakeDevice& device) { return device.mtu; }), 1400);
 }

@@ -71,6 +71,8 @@ TEST_F(AFrontend, PassesMemoryOnWhileQueuesRun) {
   const std::vector<memory::Region> more{region(1, 4), region(2, 4)};
   ASSERT_TRUE(frontend_->map(first));
   ASSERT_TRUE(set_queue(0));
+  EXPECT_FALSE(far_runs(0)) << "before it is said whether it is enabled";
+  ASSERT_TRUE(frontend_->enable_queue(QueueIndex{0}, false));
   ASSERT_TRUE(frontend_->map(more));
   EXPECT_EQ(far_regions(), 3u);
   ASSERT_TRUE(frontend_->unmap(more));

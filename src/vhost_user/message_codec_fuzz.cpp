@@ -31,6 +31,18 @@ std::vector<OwnedFd> make_fds(std::span<const std::byte> preamble) {
   return fds;
 }
 
+/// What we would send as a front-end is what we take as a back-end, and says the same.
+void check_round_trip(const FrontendMessage& message) {
+  const Outgoing out = encode(message, false);
+  std::vector<OwnedFd> fds;
+  for (const OwnedFd* fd : out.fds) fds.push_back(*fd->duplicate());
+  const std::span<const std::byte> bytes(out.bytes);
+  const auto header = decode_header(bytes.first<kHeaderSize>());
+  if (!header) std::abort();
+  const auto again = decode(*header, bytes.subspan(kHeaderSize), std::move(fds));
+  if (!again || encode(*again, false).bytes != out.bytes) std::abort();
+}
+
 void run(std::span<const std::byte> input) {
   if (input.size() < kPreamble + kHeaderSize) return;
   auto fds = make_fds(input.first(kPreamble));
@@ -41,6 +53,7 @@ void run(std::span<const std::byte> input) {
   const auto message = decode(*header, input.first(header->size), std::move(fds));
   // What is refused says why, in words that begin with the message.
   if (!message && message.error().what.empty()) std::abort();
+  if (message) check_round_trip(*message);
 }
 
 }  // namespace

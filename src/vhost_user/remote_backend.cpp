@@ -200,7 +200,7 @@ Result<void> RemoteBackend::set_table(std::span<const memory::Region> all) {
 
 // --- Rings ----------------------------------------------------------------------------------------------------------
 
-Result<void> RemoteBackend::start_ring(const RemoteRing& ring) {
+Result<void> RemoteBackend::set_up_ring(const RemoteRing& ring) {
   const QueueIndex queue = ring.queue;
   CW_CHECK(tell(SetVringNum{.queue = queue, .entries = ring.entries}));
   CW_CHECK(tell(SetVringBase{.queue = queue, .position = ring.position}));
@@ -210,16 +210,17 @@ Result<void> RemoteBackend::start_ring(const RemoteRing& ring) {
                              .available = ring.available.value(),
                              .used = ring.used.value(),
                              .log = 0}));
-  const bool inband = has(ProtocolFeature::inband_notifications);
-  if (!inband) {
-    if (ring.err) CW_CHECK(tell(SetVringErr{.queue = queue, .err = ring.err}));
-    // DPDK's vhost takes a ring for ready only once it has a call descriptor.
-    CW_CHECK(set_call(queue, ring.call));
-  }
-  if (inband && ring.kick) {
-    CW_CHECK(tell(VringKick{queue}));  // starts it
+  if (has(ProtocolFeature::inband_notifications)) return {};
+  if (ring.err) CW_CHECK(tell(SetVringErr{.queue = queue, .err = ring.err}));
+  // DPDK's vhost takes a ring for ready only once it has a call descriptor.
+  return set_call(queue, ring.call);
+}
+
+Result<void> RemoteBackend::start_ring(QueueIndex queue, std::optional<KickFd> kick) {
+  if (kick && has(ProtocolFeature::inband_notifications)) {
+    CW_CHECK(tell(VringKick{queue}));
   } else {
-    CW_CHECK(tell(SetVringKick{.queue = queue, .kick = ring.kick}));
+    CW_CHECK(tell(SetVringKick{.queue = queue, .kick = std::move(kick)}));
   }
   return come_so_far();
 }

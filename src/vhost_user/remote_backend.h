@@ -32,7 +32,6 @@ struct RemoteRing {
   memory::FrontendVa descriptors;
   memory::FrontendVa available;
   memory::FrontendVa used;
-  std::optional<KickFd> kick;  ///< absent: the back-end polls
   std::optional<CallFd> call;  ///< absent: the driver polls
   std::optional<ErrFd> err;
 };
@@ -81,8 +80,10 @@ class RemoteBackend {
   Result<void> add_memory(std::span<const memory::Region> added, std::span<const memory::Region> all);
   Result<void> remove_memory(std::span<const memory::Region> removed, std::span<const memory::Region> all);
 
-  /// Sets the ring up and starts it.
-  Result<void> start_ring(const RemoteRing& ring);
+  /// Tells all of a ring but its kick descriptor.
+  Result<void> set_up_ring(const RemoteRing& ring);
+  /// Gives the kick descriptor, which starts the ring; absent: the back-end polls.
+  Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
   /// Stops the ring; its position as in SET_VRING_BASE.
   Result<std::uint32_t> stop_ring(QueueIndex queue);
   Result<void> enable_ring(QueueIndex queue, bool enabled);

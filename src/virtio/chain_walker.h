@@ -56,6 +56,21 @@ class ChainWalker {
     return RingFault::none;
   }
 
+  /// The same for the only descriptor of an empty chain; what differs from `add` is the cost.
+  RingFault add_only(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length,
+                     std::uint16_t flags) {
+    const auto segment = translator_.translate_at_once(address, length);
+    if (!segment || length == 0) [[unlikely]]
+      return add(batch, chain, address, length, flags);
+    batch.append(*segment);
+    const bool writes = (flags & kDescWrite) != 0;
+    chain.readable = writes ? 0 : 1;
+    chain.writable = writes ? 1 : 0;
+    chain.readable_bytes = writes ? 0 : length;
+    chain.writable_bytes = writes ? length : 0;
+    return RingFault::none;
+  }
+
   /// Appends the buffers that an indirect table names, in the format of the ring's layout (2.7.5.3, 2.8.8).
   RingFault add_indirect(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length);
 

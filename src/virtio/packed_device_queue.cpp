@@ -59,29 +59,18 @@ Result<void> PackedDeviceQueue::replace_map(std::shared_ptr<const memory::Memory
   return {};
 }
 
-std::uint16_t PackedDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
-  if (again_taken_ != again_.size()) [[unlikely]]
-    return take_again(batch, limit);
-  if (fault_ != RingFault::none) [[unlikely]]
-    return 0;
-  limit = static_cast<std::uint16_t>(std::min<std::size_t>(limit, ChainBatch::kMaxChains - batch.size()));
-  room_ = config_.size.entries() - avail_.distance_from(used_);
-  std::uint16_t count = 0;
-  for (; count < limit; ++count) {
-    const std::uint16_t flags = load_flags(avail_);
-    if (!is_available(flags)) break;
-    if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
-      break;
-    if (!take_chain(batch, flags)) [[unlikely]]
-      break;
-  }
-  return count;
-}
-
-bool PackedDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t flags) {
+inline bool PackedDeviceQueue::take_chain(ChainBatch& batch, PackedTail first) {
   const PackedPosition from = avail_;
   Chain& chain = batch.begin();
-  const RingFault fault = walk(batch, chain, flags);
+  RingFault fault = RingFault::none;
+  if (room_ != 0 && (first.flags() & (kDescNext | kDescIndirect)) == 0) [[likely]] {
+    fault = walker_.add_only(batch, chain, load_address(), first.length(), first.flags());
+    chain.id = first.id();
+    avail_.advance(1);
+    --room_;
+  } else {
+    fault = walk(batch, chain, first);
+  }
   if (fault != RingFault::none) [[unlikely]] {
     batch.abandon(chain);
     avail_ = from;
@@ -94,33 +83,49 @@ bool PackedDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t flags) {
   return true;
 }
 
-RingFault PackedDeviceQueue::walk(ChainBatch& batch, Chain& chain, std::uint16_t flags) {
+std::uint16_t PackedDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
+  if (again_taken_ != again_.size()) [[unlikely]]
+    return take_again(batch, limit);
+  if (fault_ != RingFault::none) [[unlikely]]
+    return 0;
+  limit = static_cast<std::uint16_t>(std::min<std::size_t>(limit, ChainBatch::kMaxChains - batch.size()));
+  room_ = config_.size.entries() - avail_.distance_from(used_);
+  std::uint16_t count = 0;
+  for (; count < limit; ++count) {
+    const PackedTail first = load_tail();
+    if (!is_available(first.flags())) break;
+    if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
+      break;
+    if (!take_chain(batch, first)) [[unlikely]]
+      break;
+  }
+  return count;
+}
+
+RingFault PackedDeviceQueue::walk(ChainBatch& batch, Chain& chain, PackedTail tail) {
   for (std::uint16_t slots = 1;; ++slots) {
     // More than the ring holds cannot be in flight, unless the driver makes available again what it has not got back.
-    if (room_-- == 0) [[unlikely]]
-      return slots == 1 ? RingFault::avail_index_jumped : RingFault::chain_too_long;
-    auto descriptor = areas_.descriptors.fetch<PackedDescriptor>(avail_.offset());
-    // Of the first the flags were read before all else; they are not read again.
-    if (slots == 1) descriptor.flags = flags;
+    if (room_ == 0) return slots == 1 ? RingFault::avail_index_jumped : RingFault::chain_too_long;
+    --room_;
+    const std::uint64_t address = load_address();
     avail_.advance(1);
-    const RingFault fault = add(batch, chain, descriptor);
-    if (fault != RingFault::none) [[unlikely]]
-      return fault;
-    if ((descriptor.flags & kDescNext) == 0) [[likely]] {
+    const RingFault fault = add(batch, chain, address, tail.length(), tail.flags());
+    if (fault != RingFault::none) return fault;
+    if ((tail.flags() & kDescNext) == 0) {
       // Only the last descriptor's buffer id counts (2.8.6).
-      chain.id = descriptor.id;
+      chain.id = tail.id();
       chain.slots = slots;
       return RingFault::none;
     }
+    tail = load_tail();
   }
 }
 
-RingFault PackedDeviceQueue::add(ChainBatch& batch, Chain& chain, const PackedDescriptor& descriptor) {
-  if ((descriptor.flags & kDescIndirect) != 0) [[unlikely]] {
-    if ((descriptor.flags & kDescNext) != 0) return RingFault::indirect_nested;
-    return walker_.add_indirect(batch, chain, descriptor.address, descriptor.length);
-  }
-  return walker_.add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
+RingFault PackedDeviceQueue::add(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length,
+                                 std::uint16_t flags) {
+  if ((flags & kDescIndirect) == 0) return walker_.add(batch, chain, address, length, flags);
+  if ((flags & kDescNext) != 0) return RingFault::indirect_nested;
+  return walker_.add_indirect(batch, chain, address, length);
 }
 
 RingFault PackedDeviceQueue::walk_again(ChainBatch& batch, Chain& chain, const InFlight& chain_again) {
@@ -128,7 +133,7 @@ RingFault PackedDeviceQueue::walk_again(ChainBatch& batch, Chain& chain, const I
   chain.slots = static_cast<std::uint16_t>(chain_again.descriptors.size());
   chain.again = 1;
   for (const PackedDescriptor& descriptor : chain_again.descriptors) {
-    const RingFault fault = add(batch, chain, descriptor);
+    const RingFault fault = add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
     if (fault != RingFault::none) return fault;
   }
   return RingFault::none;
@@ -186,7 +191,7 @@ void PackedDeviceQueue::use_unwritten(std::span<const Chain> chains) {
 bool PackedDeviceQueue::publish() {
   if (unpublished_ == 0) return false;
   // Release: the other used descriptors, and all that was written into buffers, come before (driver's acquire load).
-  areas_.descriptors.store<std::uint16_t>(first_used_.offset() + kPackedFlags, first_flags_, std::memory_order_release);
+  first_tail_.store(areas_.descriptors, first_used_.offset(), std::memory_order_release);
   const std::uint16_t moved = unpublished_;
   unpublished_ = 0;
   // Pairs with the driver's fence between its store of its event suppression and its look at the ring.

@@ -30,7 +30,7 @@ class PackedDeviceQueue {
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
 
   bool has_available() const {
-    return fault_ == RingFault::none && (is_available(load_flags(avail_)) || again_taken_ != again_.size());
+    return fault_ == RingFault::none && (is_available(load_tail().flags()) || again_taken_ != again_.size());
   }
   std::uint16_t take(ChainBatch& batch, std::uint16_t limit);
   void untake(std::span<const Chain> chains);
@@ -54,29 +54,31 @@ class PackedDeviceQueue {
  private:
   PackedDeviceQueue(const RingConfig& config, RingAreas areas, std::shared_ptr<const memory::MemoryMap> map,
                     Remember remember);
-  /// Acquire pairs with the driver's release of a chain's first flags: all that the chain is made of is then visible.
-  std::uint16_t load_flags(PackedPosition at) const {
-    return areas_.descriptors.load<std::uint16_t>(at.offset() + kPackedFlags, std::memory_order_acquire);
+  /// Of the next descriptor. Acquire pairs with the driver's release of a chain's first flags: all that the chain is
+  /// made of is then visible.
+  PackedTail load_tail() const {
+    return PackedTail::load(areas_.descriptors, avail_.offset(), std::memory_order_acquire);
+  }
+  std::uint64_t load_address() const {
+    return areas_.descriptors.load<std::uint64_t>(avail_.offset(), std::memory_order_relaxed);
   }
   bool is_available(std::uint16_t flags) const { return (flags & kPackedBits) == avail_.available_bits(); }
-  bool take_chain(ChainBatch& batch, std::uint16_t flags);
-  RingFault walk(ChainBatch& batch, Chain& chain, std::uint16_t flags);
+  bool take_chain(ChainBatch& batch, PackedTail first);
+  RingFault walk(ChainBatch& batch, Chain& chain, PackedTail tail);
   RingFault walk_again(ChainBatch& batch, Chain& chain, const InFlight& chain_again);
-  RingFault add(ChainBatch& batch, Chain& chain, const PackedDescriptor& descriptor);
+  RingFault add(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length, std::uint16_t flags);
   std::uint16_t take_again(ChainBatch& batch, std::uint16_t limit);
   void remember(const Chain& chain, PackedPosition at);
 
   void put_used(std::uint16_t id, std::uint32_t written) {
     const std::size_t at = used_.offset();
-    // No order among these: the flags of the first of a batch, stored last with release, make all of it visible.
-    areas_.descriptors.store<std::uint32_t>(at + kPackedLength, written, std::memory_order_relaxed);
-    areas_.descriptors.store<std::uint16_t>(at + kPackedId, id, std::memory_order_relaxed);
-    const auto flags = static_cast<std::uint16_t>(used_.used_bits() | (written != 0 ? kDescWrite : 0));
+    const PackedTail tail(written, id, static_cast<std::uint16_t>(used_.used_bits() | (written != 0 ? kDescWrite : 0)));
     if (unpublished_ == 0) {
       first_used_ = used_;
-      first_flags_ = flags;
+      first_tail_ = tail;
     } else {
-      areas_.descriptors.store<std::uint16_t>(at + kPackedFlags, flags, std::memory_order_relaxed);
+      // No order among these: the first of a batch, stored last with release, makes all of it visible.
+      tail.store(areas_.descriptors, at, std::memory_order_relaxed);
     }
   }
   void advance_used(std::uint16_t slots) {
@@ -93,7 +95,7 @@ class PackedDeviceQueue {
   PackedPosition avail_;       // the next descriptor to be taken
   PackedPosition used_;        // where the next used descriptor goes
   PackedPosition first_used_;  // of those written and not yet visible
-  std::uint16_t first_flags_ = 0;
+  PackedTail first_tail_{0, 0, 0};
   std::uint16_t unpublished_ = 0;  // ring entries passed since the last publish
   std::uint32_t room_ = 0;         // ring entries that the take at hand may still pass
   std::vector<InFlight> again_;    // chains that were in flight at the start

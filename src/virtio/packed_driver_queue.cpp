@@ -46,15 +46,14 @@ Result<PackedDriverQueue> PackedDriverQueue::start(const RingConfig& config,
 
 void PackedDriverQueue::put(const PackedDescriptor& descriptor) {
   const std::size_t at = avail_.offset();
-  const auto flags = static_cast<std::uint16_t>(descriptor.flags | avail_.available_bits());
+  const PackedTail tail(descriptor.length, descriptor.id,
+                        static_cast<std::uint16_t>(descriptor.flags | avail_.available_bits()));
   areas_.descriptors.store<std::uint64_t>(at, descriptor.address, std::memory_order_relaxed);
-  areas_.descriptors.store<std::uint32_t>(at + kPackedLength, descriptor.length, std::memory_order_relaxed);
-  areas_.descriptors.store<std::uint16_t>(at + kPackedId, descriptor.id, std::memory_order_relaxed);
   if (unpublished_ == 0) {
     first_avail_ = avail_;
-    first_flags_ = flags;
+    first_tail_ = tail;
   } else {
-    areas_.descriptors.store<std::uint16_t>(at + kPackedFlags, flags, std::memory_order_relaxed);
+    tail.store(areas_.descriptors, at, std::memory_order_relaxed);
   }
   avail_.advance(1);
   ++unpublished_;
@@ -117,8 +116,7 @@ void PackedDriverQueue::add_indirect(std::span<const DriverBuffer> readable, std
 bool PackedDriverQueue::publish() {
   if (unpublished_ == 0) return false;
   // Release: all other descriptors, and what they point to, come before (device's acquire load of these flags).
-  areas_.descriptors.store<std::uint16_t>(first_avail_.offset() + kPackedFlags, first_flags_,
-                                          std::memory_order_release);
+  first_tail_.store(areas_.descriptors, first_avail_.offset(), std::memory_order_release);
   const std::uint16_t moved = std::exchange(unpublished_, std::uint16_t{0});
   // Pairs with the device's fence in PackedDeviceQueue::arm: one of the two sees the other's store.
   memory::full_fence();
@@ -130,8 +128,8 @@ bool PackedDriverQueue::has_used() {
   if (broken_ || in_flight_ == 0) return false;
   if (batch_last_) return true;
   // Acquire pairs with the device's release of the first used flags of its batch.
-  const auto flags = areas_.descriptors.load<std::uint16_t>(used_.offset() + kPackedFlags, std::memory_order_acquire);
-  return (flags & kPackedBits) == used_.used_bits();
+  answer_ = PackedTail::load(areas_.descriptors, used_.offset(), std::memory_order_acquire);
+  return (answer_.flags() & kPackedBits) == used_.used_bits();
 }
 
 std::optional<UsedChain> PackedDriverQueue::break_down() {
@@ -142,12 +140,11 @@ std::optional<UsedChain> PackedDriverQueue::break_down() {
 std::optional<UsedChain> PackedDriverQueue::reap() {
   if (!has_used()) return std::nullopt;
   if (!batch_last_) {
-    const auto answer = areas_.descriptors.fetch<PackedDescriptor>(used_.offset());
-    if (answer.id >= sent_.size() || sent_[answer.id].slots == 0) return break_down();
-    if (!in_order_) return release(answer.id, answer.length);
+    if (answer_.id() >= sent_.size() || sent_[answer_.id()].slots == 0) return break_down();
+    if (!in_order_) return release(answer_.id(), answer_.length());
     // One answer may stand for several chains: it names the last of them (2.8.7).
-    batch_last_ = answer.id;
-    batch_written_ = answer.length;
+    batch_last_ = answer_.id();
+    batch_written_ = answer_.length();
   }
   const std::uint16_t id = oldest_id_;
   if (sent_[id].slots == 0) return break_down();

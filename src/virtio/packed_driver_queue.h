@@ -64,7 +64,8 @@ class PackedDriverQueue {
   PackedPosition avail_;        // where the next descriptor goes
   PackedPosition used_;         // where the device's next answer comes
   PackedPosition first_avail_;  // of those written and not yet visible
-  std::uint16_t first_flags_ = 0;
+  PackedTail first_tail_{0, 0, 0};
+  PackedTail answer_{0, 0, 0};     // the device's, as last read
   std::uint16_t unpublished_ = 0;  // ring entries written since the last publish
   std::uint16_t free_slots_;
   std::uint16_t in_flight_ = 0;

@@ -3,6 +3,8 @@
 
 #include "virtio/ring.h"
 
+#include <atomic>
+#include <bit>
 #include <cstdint>
 
 namespace causeway::virtio {
@@ -52,11 +54,31 @@ class PackedPosition {
 };
 
 inline constexpr std::uint16_t kPackedBits = kDescAvail | kDescUsed;
-/// Offset of the flags in a descriptor.
-inline constexpr std::size_t kPackedFlags = 14;
-/// Offset of the length, the id behind it.
-inline constexpr std::size_t kPackedLength = 8;
-inline constexpr std::size_t kPackedId = 12;
+
+/// The second half of a descriptor, which holds the flags: read and written at once, so that length and id are always
+/// those that belong to the flags. Value type.
+class PackedTail {
+ public:
+  constexpr PackedTail(std::uint32_t length, std::uint16_t id, std::uint16_t flags)
+      : word_(std::uint64_t{flags} << 48 | std::uint64_t{id} << 32 | length) {}
+
+  /// Of the descriptor at byte `offset` of `ring`.
+  static PackedTail load(const memory::GuestSpan& ring, std::size_t offset, std::memory_order order) {
+    return PackedTail(ring.load<std::uint64_t>(offset + kOffset, order));
+  }
+  void store(const memory::GuestSpan& ring, std::size_t offset, std::memory_order order) const {
+    ring.store<std::uint64_t>(offset + kOffset, word_, order);
+  }
+  constexpr std::uint32_t length() const { return static_cast<std::uint32_t>(word_); }
+  constexpr std::uint16_t id() const { return static_cast<std::uint16_t>(word_ >> 32); }
+  constexpr std::uint16_t flags() const { return static_cast<std::uint16_t>(word_ >> 48); }
+
+ private:
+  static constexpr std::size_t kOffset = 8;
+  constexpr explicit PackedTail(std::uint64_t word) : word_(word) {}
+  std::uint64_t word_;
+};
+static_assert(std::endian::native == std::endian::little);
 
 /// A driver's or device's event suppression (2.8.14): what it wants to be notified of. Read and written as one 32-bit
 /// word, so that both halves belong together.

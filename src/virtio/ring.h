@@ -161,4 +161,11 @@ struct Descriptor {
 };
 static_assert(sizeof(Descriptor) == 16);
 
+/// One entry of a used ring (2.7.8).
+struct UsedElement {
+  std::uint32_t id;
+  std::uint32_t length;
+};
+static_assert(sizeof(UsedElement) == 8);
+
 }  // namespace causeway::virtio

@@ -75,6 +75,23 @@ void SplitDeviceQueue::refresh_available() {
   known_avail_ = index;
 }
 
+inline bool SplitDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t head, bool again) {
+  Chain& chain = batch.begin();
+  chain.again = again ? 1 : 0;
+  chain.id = head;
+  const Descriptor first = Descriptor::fetch(areas_.descriptors, head);
+  const RingFault fault = (first.flags & (kDescNext | kDescIndirect)) == 0
+                              ? walker_.add_only(batch, chain, first.address, first.length, first.flags)
+                              : walk(batch, chain, first);
+  if (fault != RingFault::none) [[unlikely]] {
+    batch.abandon(chain);
+    fault_ = fault;
+    return false;
+  }
+  batch.commit();
+  return true;
+}
+
 std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
   if (again_taken_ != again_.size()) [[unlikely]]
     return take_again(batch, limit);
@@ -96,7 +113,7 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
   for (std::uint16_t i = 0; i < count; ++i) {
     if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
       return i;
-    if (!take_chain(batch, heads[i])) [[unlikely]]
+    if (!take_chain(batch, heads[i], false)) [[unlikely]]
       return i;
     ++next_avail_;
   }
@@ -106,44 +123,24 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
 std::uint16_t SplitDeviceQueue::take_again(ChainBatch& batch, std::uint16_t limit) {
   std::uint16_t count = 0;
   while (count < limit && !batch.is_full() && fault_ == RingFault::none && again_taken_ != again_.size()) {
-    if (!take_chain(batch, again_[again_taken_])) break;
+    if (!take_chain(batch, again_[again_taken_], true)) break;
     ++again_taken_;
     ++count;
   }
   return count;
 }
 
-bool SplitDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t head) {
-  const bool again = again_taken_ != again_.size();
-  Chain& chain = batch.begin();
-  chain.again = again ? 1 : 0;
-  chain.id = head;
-  const RingFault fault = walk(batch, chain, head);
-  if (fault != RingFault::none) [[unlikely]] {
-    batch.abandon(chain);
-    fault_ = fault;
-    return false;
-  }
-  batch.commit();
-  return true;
-}
-
-RingFault SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, std::uint16_t head) {
-  std::uint16_t index = head;
+RingFault SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, Descriptor descriptor) {
   for (std::uint32_t budget = config_.size.entries(); budget != 0; --budget) {
-    const Descriptor descriptor = Descriptor::fetch(areas_.descriptors, index);
-    if ((descriptor.flags & kDescIndirect) != 0) [[unlikely]] {
+    if ((descriptor.flags & kDescIndirect) != 0) {
       if ((descriptor.flags & kDescNext) != 0) return RingFault::indirect_nested;
       return walker_.add_indirect(batch, chain, descriptor.address, descriptor.length);
     }
     const RingFault fault = walker_.add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
-    if (fault != RingFault::none) [[unlikely]]
-      return fault;
-    if ((descriptor.flags & kDescNext) == 0) [[likely]]
-      return RingFault::none;
-    if (descriptor.next > mask_) [[unlikely]]
-      return RingFault::next_out_of_range;
-    index = descriptor.next;
+    if (fault != RingFault::none) return fault;
+    if ((descriptor.flags & kDescNext) == 0) return RingFault::none;
+    if (descriptor.next > mask_) return RingFault::next_out_of_range;
+    descriptor = Descriptor::fetch(areas_.descriptors, descriptor.next);
   }
   return RingFault::chain_too_long;
 }

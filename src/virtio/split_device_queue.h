@@ -70,13 +70,12 @@ class SplitDeviceQueue {
   bool look_again();
   void refresh_available();
   std::uint16_t take_again(ChainBatch& batch, std::uint16_t limit);
-  bool take_chain(ChainBatch& batch, std::uint16_t head);
-  RingFault walk(ChainBatch& batch, Chain& chain, std::uint16_t head);
+  bool take_chain(ChainBatch& batch, std::uint16_t head, bool again);
+  RingFault walk(ChainBatch& batch, Chain& chain, Descriptor descriptor);
   void put_used(std::uint32_t id, std::uint32_t written) {
     const std::size_t slot = kRingEntries + 8u * (next_used_ & mask_);
     // The entry carries no order of its own: publish() stores the index after it with release.
-    areas_.used.store<std::uint32_t>(slot, id, std::memory_order_relaxed);
-    areas_.used.store<std::uint32_t>(slot + 4, written, std::memory_order_relaxed);
+    areas_.used.put(slot, UsedElement{.id = id, .length = written});
   }
 
   RingConfig config_;

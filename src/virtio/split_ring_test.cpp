@@ -24,9 +24,15 @@ struct HandMadeRing {
         device(value_or_die(SplitDeviceQueue::start(config, memory.map()))) {}
 
   void describe(std::uint16_t index, Descriptor descriptor) const { table().put(16u * index, descriptor); }
-  memory::GuestSpan table() const { return memory.at(config.descriptors, RingAreaSizes::of(Layout::split, config.size).descriptors.bytes); }
-  memory::GuestSpan available() const { return memory.at(config.available, RingAreaSizes::of(Layout::split, config.size).available.bytes); }
-  memory::GuestSpan used() const { return memory.at(config.used, RingAreaSizes::of(Layout::split, config.size).used.bytes); }
+  memory::GuestSpan table() const {
+    return memory.at(config.descriptors, RingAreaSizes::of(Layout::split, config.size).descriptors.bytes);
+  }
+  memory::GuestSpan available() const {
+    return memory.at(config.available, RingAreaSizes::of(Layout::split, config.size).available.bytes);
+  }
+  memory::GuestSpan used() const {
+    return memory.at(config.used, RingAreaSizes::of(Layout::split, config.size).used.bytes);
+  }
   /// Makes one head available.
   void offer(std::uint16_t head) {
     available().put<std::uint16_t>(kRingEntries + 2u * (avail_idx % config.size.entries()), head);

@@ -18,6 +18,8 @@ constexpr std::size_t kPage = 4096;
 constexpr std::uint32_t kControlRing = 16;
 constexpr std::size_t kControlBytes = 8 * kPage;
 
+constexpr std::size_t kLives = 2;  // of a queue: memory to restart it once
+
 constexpr std::size_t page_up(std::size_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
 }
@@ -40,7 +42,7 @@ Result<void> FakeGuest::start() {
   const std::size_t per_queue = 3 * page_up(std::size_t{16} * config_.ring_size + 64) +
                                 page_up(std::size_t{config_.buffer_size} * config_.ring_size) +
                                 page_up(std::size_t{16} * 32 * config_.ring_size);
-  const std::uint64_t size = page_up(per_queue * 2 * config_.queue_pairs) + kControlBytes;
+  const std::uint64_t size = page_up(kLives * per_queue * 2 * config_.queue_pairs) + kControlBytes;
   CW_TRY(auto file, make_memfd("fake-guest", size));
   CW_TRY(auto shared, file.duplicate());
   CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
@@ -96,7 +98,21 @@ Result<void> FakeGuest::give(std::uint16_t index, const Queue& queue) {
 Result<void> FakeGuest::start_queue(std::uint16_t index) {
   CW_TRY(auto made, make_queue(config_.ring_size, std::size_t{config_.buffer_size} * config_.ring_size));
   queues_.push_back(std::move(made));
-  Queue& queue = queues_.back();
+  return fill_and_give(index);
+}
+
+Result<void> FakeGuest::reset_queue(std::uint16_t index) {
+  CW_CHECK(port_.stop_queue(QueueIndex{index}));
+  return {};
+}
+
+Result<void> FakeGuest::restart_queue(std::uint16_t index) {
+  CW_TRY(queues_[index], make_queue(config_.ring_size, std::size_t{config_.buffer_size} * config_.ring_size));
+  return fill_and_give(index);
+}
+
+Result<void> FakeGuest::fill_and_give(std::uint16_t index) {
+  Queue& queue = queues_[index];
   for (std::uint32_t i = config_.ring_size; i-- > 0;) {
     if (index % 2 == 0) {
       offer(queue, i);
@@ -113,8 +129,8 @@ Result<void> FakeGuest::start_queue(std::uint16_t index) {
 Result<void> FakeGuest::start_control_queue() {
   CW_TRY(auto made, make_queue(kControlRing, kPage));
   control_.emplace(std::move(made));
-  const bool mq = config_.features.has(virtio::NetFeature::mq);
-  return give(static_cast<std::uint16_t>(mq ? 2 * config_.queue_pairs : 2), *control_);
+  const bool many = config_.features.has(virtio::NetFeature::mq) || config_.features.has(virtio::NetFeature::rss);
+  return give(static_cast<std::uint16_t>(many ? 2 * config_.queue_pairs : 2), *control_);
 }
 
 void FakeGuest::send_control(std::span<const std::byte> command) {

@@ -49,6 +49,11 @@ class FakeGuest final : public port::DriverSide {
   /// Takes received frames and gives their buffers back without looking at them; returns how many.
   std::uint32_t discard(std::uint16_t pair, std::uint32_t limit);
 
+  /// Resets one queue (RING_RESET) while the others go on; `restart_queue` starts it again on a new ring, once for each
+  /// queue, since its former memory is not used again. Thread: the port's control thread, and no other uses the queue.
+  Result<void> reset_queue(std::uint16_t index);
+  Result<void> restart_queue(std::uint16_t index);
+
   /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
   void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
   /// Gives a command to the control virtqueue (there is one when CTRL_VQ is negotiated) and returns the device's
@@ -81,6 +86,7 @@ class FakeGuest final : public port::DriverSide {
   /// Tells the port of a queue and starts it.
   Result<void> give(std::uint16_t index, const Queue& queue);
   Result<void> start_queue(std::uint16_t index);
+  Result<void> fill_and_give(std::uint16_t index);
   memory::Iova allocate(std::size_t bytes);
   memory::Iova buffer(const Queue& queue, std::uint64_t number) const;
   void offer(Queue& queue, std::uint64_t number);

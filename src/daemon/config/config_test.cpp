@@ -193,6 +193,27 @@ TEST(Config, MissingKeysAreNamedAtTheTable) {
   EXPECT_THAT(error_of("[[port]]\nname = 'a'\nsocket = '/a'\n"), HasSubstr("key 'connection' is missing; expected"));
 }
 
+TEST(Config, DevicesThatAreOtherProcesses) {
+  const std::string devices =
+      "[[device]]\nname='near'\nkind='vhost-user'\nsocket='/tmp/near.sock'\n"
+      "[[device]]\nname='far'\nkind='vhost-user'\nsocket='/tmp/far.sock'\nrole='server'\nreconnect=false\n";
+  const Config config = parsed(devices + port_with("devices = ['far', 'soft']"));
+  EXPECT_THAT(
+      config.devices,
+      ElementsAre(DeviceConfig{.name = "near", .socket = "/tmp/near.sock"},
+                  DeviceConfig{.name = "far", .socket = "/tmp/far.sock", .role = Role::server, .reconnect = false}));
+  EXPECT_THAT(config.ports.at(0).devices, ElementsAre("far", "soft"));
+
+  EXPECT_THAT(error_of("[[device]]\nname='d'\n"),
+              HasSubstr("device 'd': key 'kind' is missing; expected \"vhost-user\""));
+  EXPECT_THAT(error_of("[[device]]\nname='d'\nkind='disk'\n"), HasSubstr("key 'kind' is \"disk\";"));
+  EXPECT_THAT(error_of("[[device]]\nname='d'\nkind='vhost-user'\n"), HasSubstr("key 'socket' is missing"));
+  EXPECT_THAT(error_of(devices + devices), HasSubstr("expected a name that no other device has"));
+  const std::string second = "[[port]]\nname='net1'\nsocket='/tmp/1.sock'\nconnection='sink'\ndevices=['far']\n";
+  EXPECT_THAT(error_of(devices + port_with("devices = ['far']") + second),
+              HasSubstr("expected no \"far\", which belongs to port 'net0'"));
+}
+
 TEST(Config, NamesAndSocketsAndMacsAreUnique) {
   const std::string one = port_with("mac = '52:54:00:00:00:01'");
   EXPECT_THAT(error_of(one + one),

@@ -21,7 +21,8 @@ def program_folder():
 
 @dataclass(frozen=True)
 class Port:
-    """One port of the daemon; `devices` names the software Devices that its queues can be rebound between."""
+    """One port of the daemon; `devices` names the Devices that its queues can be rebound between, and `remotes` says which
+    of them are other processes, and on which socket."""
 
     name: str
     socket: Path
@@ -32,6 +33,7 @@ class Port:
     mac: str = ""
     mtu: int = 1500
     devices: tuple = ("soft",)
+    remotes: tuple = ()  # of (name, socket, whether it is waited for)
 
 
 def render_config(control, ports, polling="adaptive", cpu=None):
@@ -39,6 +41,8 @@ def render_config(control, ports, polling="adaptive", cpu=None):
     sections = [("[daemon]", {"control": str(control)}),
                 ("[[worker]]", {"name": WORKER, "polling": polling, **({} if cpu is None else {"cpu": cpu})}),
                 ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
+    for name, socket, reconnect in [remote for port in ports for remote in port.remotes]:
+        sections.append(("[[device]]", {"name": name, "kind": "vhost-user", "socket": str(socket), "reconnect": reconnect}))
     for port in ports:
         sections.append(("[[port]]", {
             "name": port.name, "socket": str(port.socket), "role": port.role, "device": "net",

@@ -1,0 +1,217 @@
+// A virtio network driver that only makes load: our driver side at the end of a vhost-user socket, with no packet pool
+// behind it, so that the back-end is the slower side. Says "ready", then obeys lines on its standard input:
+// "run SECONDS" answers with packets per second; end of input ends it.
+#include "vhost_user/frontend.h"
+#include "virtio/driver_queue.h"
+#include "virtio/net.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace causeway;
+using std::chrono::duration, std::chrono::steady_clock;
+
+constexpr memory::Iova kBase(0x1'0000'0000);
+constexpr std::uint32_t kBurst = 32;
+constexpr std::uint32_t kSlot = 2048;  // bytes of one buffer
+
+struct Options {
+  std::string socket;
+  unsigned cpu = 0;
+  std::uint32_t entries = 256;
+  std::uint32_t frame = 60;  // bytes, without virtio header and check sequence
+  bool packed = false;
+  bool in_order = false;
+  bool mergeable = false;
+  std::string mode = "transmit";
+
+  virtio::FeatureSet features() const {
+    virtio::FeatureSet set{virtio::Feature::version_1};
+    if (packed) set = set.with(virtio::Feature::ring_packed);
+    if (in_order) set = set.with(virtio::Feature::in_order);
+    if (mergeable) set = set.with(virtio::NetFeature::mrg_rxbuf);
+    return set;
+  }
+};
+
+template <virtio::DriverRing Ring>
+struct Queue {
+  Ring ring;
+  KickFd kick;
+  std::vector<virtio::DriverBuffer> buffers;  // by token
+
+  void publish() {
+    if (ring.publish()) kick.signal();
+  }
+};
+
+/// Device, memory, and a queue each way.
+template <virtio::DriverRing Ring>
+class Load {
+ public:
+  explicit Load(Options options) : options_(std::move(options)) {}
+
+  Result<void> start() {
+    CW_TRY(device_, vhost_user::Frontend::make(loop_, {.name = "device", .path = options_.socket}));
+    CW_CHECK(device_->set_features(options_.features()));
+    const std::uint64_t bytes = 2 * area_bytes();
+    CW_TRY(auto file, make_memfd("load", bytes));
+    CW_TRY(auto region, memory::Region::map(kBase, memory::FrontendVa(kBase.value()), bytes, std::move(file), 0));
+    CW_TRY(map_, memory::MemoryMap::make({std::move(region)}));
+    CW_CHECK(device_->map(map_->regions()));
+    CW_CHECK(start_queue(0, receive_, kSlot));
+    CW_CHECK(start_queue(1, transmit_, static_cast<std::uint32_t>(sizeof(virtio::NetHeader)) + options_.frame));
+    for (std::uint64_t i = 0; i < options_.entries; ++i) receive_->ring.add({}, {&receive_->buffers[i], 1}, i);
+    receive_->publish();
+    for (std::uint64_t i = 0; i < options_.entries; ++i) {
+      // Twice as many as the ring holds would be no better: a slot that is used is filled again at once.
+      write_frame(transmit_->buffers[i].address);
+      idle_.push_back(i);
+    }
+    return {};
+  }
+
+  double run(double seconds) {
+    const auto begin = steady_clock::now();
+    std::uint64_t packets = 0;
+    double elapsed = 0;
+    do {
+      for (int i = 0; i < 256; ++i) packets += pass();
+      elapsed = duration<double>(steady_clock::now() - begin).count();
+    } while (elapsed < seconds);
+    return static_cast<double>(packets) / elapsed;
+  }
+
+ private:
+  std::uint64_t area_bytes() const { return std::uint64_t{options_.entries} * kSlot + (std::uint64_t{1} << 20); }
+
+  Result<void> start_queue(std::uint16_t index, std::optional<Queue<Ring>>& queue, std::uint32_t length) {
+    const std::uint64_t place = kBase.value() + index * area_bytes();
+    const auto layout = virtio::layout_of(options_.features());
+    CW_TRY(const auto size, virtio::QueueSize::make(layout, options_.entries));
+    const virtio::RingConfig config{.size = size,
+                                    .descriptors = memory::Iova(place),
+                                    .available = memory::Iova(place + 0x8'0000),
+                                    .used = memory::Iova(place + 0xa'0000),
+                                    .features = options_.features(),
+                                    .start = virtio::QueueState::initial(layout)};
+    CW_TRY(auto ring, Ring::start(config, map_));
+    CW_TRY(auto kick, KickFd::make());
+    CW_TRY(auto call, CallFd::make());
+    ring.disarm();
+    CW_CHECK(device_->set_queue(vdpa::QueueIndex{index}, {.ring = config, .kick = kick, .call = call}));
+    CW_CHECK(device_->enable_queue(vdpa::QueueIndex{index}, true));
+    queue.emplace(Queue<Ring>{.ring = std::move(ring), .kick = kick, .buffers = {}});
+    for (std::uint64_t i = 0; i < options_.entries; ++i) {
+      queue->buffers.push_back({.address = memory::Iova(place + 0x10'0000 + i * kSlot), .length = length});
+    }
+    return {};
+  }
+
+  void write_frame(memory::Iova address) {
+    std::array<std::byte, kSlot> frame{};
+    const std::array<std::uint8_t, 14> ethernet{0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xb5};
+    std::ranges::copy(std::as_bytes(std::span(ethernet)), frame.begin() + sizeof(virtio::NetHeader));
+    map_->translate(address, kSlot)->write(0, frame);
+  }
+
+  std::uint64_t pass() {
+    std::uint64_t packets = 0;
+    if (options_.mode != "receive") {
+      const std::uint64_t sent = transmit();
+      if (options_.mode == "transmit") packets += sent;
+    }
+    return options_.mode == "transmit" ? packets : packets + receive();
+  }
+
+  std::uint64_t transmit() {
+    std::uint64_t sent = 0;
+    for (; sent < kBurst; ++sent) {
+      if (const auto used = transmit_->ring.reap()) {
+        transmit_->ring.add({&transmit_->buffers[used->token], 1}, {}, used->token);
+      } else if (!idle_.empty()) {
+        transmit_->ring.add({&transmit_->buffers[idle_.back()], 1}, {}, idle_.back());
+        idle_.pop_back();
+      } else {
+        break;
+      }
+    }
+    transmit_->publish();
+    return sent;
+  }
+
+  std::uint64_t receive() {
+    std::uint64_t received = 0;
+    while (received < kBurst) {
+      const auto used = receive_->ring.reap();
+      if (!used) break;
+      receive_->ring.add({}, {&receive_->buffers[used->token], 1}, used->token);
+      ++received;
+    }
+    receive_->publish();
+    return received;
+  }
+
+  Options options_;
+  Loop loop_;
+  std::unique_ptr<vhost_user::Frontend> device_;
+  std::shared_ptr<const memory::MemoryMap> map_;
+  std::optional<Queue<Ring>> receive_;
+  std::optional<Queue<Ring>> transmit_;
+  std::vector<std::uint64_t> idle_;  // transmit buffers never sent yet
+};
+
+void run_on(unsigned cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
+}
+
+template <virtio::DriverRing Ring>
+int serve(const Options& options) {
+  Load<Ring> load(options);
+  if (auto started = load.start(); !started) {
+    fmt::print(stderr, "{}\n", started.error().text());
+    return 1;
+  }
+  fmt::print("ready\n");
+  std::fflush(stdout);
+  std::string word;
+  double seconds = 0;
+  while (std::cin >> word >> seconds && word == "run") {
+    fmt::print("{:.0f}\n", load.run(seconds));
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  Options options;
+  CLI::App app("Load for a vhost-user network back-end");
+  app.add_option("socket", options.socket, "the back-end's socket")->required();
+  app.add_option("--cpu", options.cpu, "processor to run on");
+  app.add_option("--entries", options.entries, "of each ring");
+  app.add_option("--frame", options.frame, "bytes of a frame, 60 to 1514")->check(CLI::Range(60, 1514));
+  app.add_flag("--packed", options.packed);
+  app.add_flag("--in-order", options.in_order);
+  app.add_flag("--mergeable", options.mergeable);
+  app.add_option("--mode", options.mode)->check(CLI::IsMember({"transmit", "receive", "both"}));
+  CLI11_PARSE(app, count, words);
+  run_on(options.cpu);
+  return options.packed ? serve<virtio::PackedDriverQueue>(options) : serve<virtio::SplitDriverQueue>(options);
+}

@@ -1,0 +1,127 @@
+"""Back-ends and drivers to be compared: each back-end runs on processor 1, each driver on processor 0."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/integration"))
+
+from harness.daemon import Causewayd, Port  # noqa: E402
+from harness.testpmd import Testpmd, net_vhost, virtio_user  # noqa: E402
+
+SETTLE_SECONDS = 0.3
+
+
+class Causeway:
+    """Our daemon, with one port that does `work`: reflect, sink or source."""
+
+    name = "ours"
+
+    def __init__(self, folder, work, frame_bytes):
+        self.socket = folder / "ours.sock"
+        connection = f"source:{frame_bytes}" if work == "source" else work
+        self.daemon = Causewayd(folder, [Port("bench", self.socket, connection=connection)], cpu=1)
+        self.daemon.start()
+        self.program = self.daemon.program
+
+    def _worker(self):
+        return self.daemon.cli_json("port", "list")["workers"][0]
+
+    def begin(self):
+        self._start = self._worker()
+
+    def end(self):
+        """Cycles per packet since `begin`, in passes that moved some."""
+        now, start = self._worker(), self._start
+        items = int(now.get("items", 0)) - int(start.get("items", 0))
+        return (int(now.get("busy_cycles", 0)) - int(start.get("busy_cycles", 0))) / max(items, 1)
+
+    def close(self):
+        self.program.kill()
+
+
+class Dpdk:
+    """testpmd with net_vhost, in the forward mode that does the same work."""
+
+    name = "DPDK"
+    MODES = {"reflect": "io", "sink": "rxonly", "source": "txonly"}
+
+    def __init__(self, folder, work, frame_bytes):
+        self.socket = folder / "dpdk.sock"
+        self.testpmd = Testpmd("dpdk-backend", folder, net_vhost(self.socket), forward_mode=self.MODES[work], core=1)
+        self.testpmd.start()
+        self.testpmd.command("set record-core-cycles on")
+        self.testpmd.command(f"set txpkts {frame_bytes}")
+        self.program = self.testpmd.program
+
+    def begin(self):
+        self.testpmd.command("clear fwd stats all")
+        self.testpmd.start_forwarding()
+
+    def end(self):
+        """Cycles per packet since `begin`, as testpmd counts them."""
+        found = re.search(r"CPU cycles/packet=([\d.]+)", self.testpmd.stop_forwarding())
+        return float(found[1]) if found else float("nan")
+
+    def close(self):
+        self.testpmd.kill()
+
+
+class StockDriver:
+    """testpmd with net_virtio_user."""
+
+    MODES = {"reflect": ("io", "RX-packets", 8), "sink": ("txonly", "TX-packets", 0), "source": ("rxonly", "RX-packets", 0)}
+
+    def __init__(self, folder, backend, work, frame_bytes, layout):
+        mode, self._counter, self._first_burst = self.MODES[work]
+        self._testpmd = Testpmd(f"driver-{backend.name}", folder, virtio_user(backend.socket, **layout))
+        self._testpmd.start()
+        self._testpmd.command(f"set fwd {mode}")
+        self._testpmd.command(f"set txpkts {frame_bytes}")
+
+    def rate(self, seconds):
+        """Packets per second over some seconds."""
+        self._testpmd.start_forwarding(self._first_burst)
+        time.sleep(SETTLE_SECONDS)
+        begin, first = time.monotonic(), self._testpmd.stats()[self._counter]
+        time.sleep(seconds)
+        last, end = self._testpmd.stats()[self._counter], time.monotonic()
+        self._testpmd.stop_forwarding()
+        return (last - first) / (end - begin)
+
+    def close(self):
+        self._testpmd.kill()
+
+
+class OwnDriver:
+    """bench/load_driver: our driver side, with no packet pool behind it."""
+
+    MODES = {"reflect": "both", "sink": "transmit", "source": "receive"}
+
+    def __init__(self, folder, backend, work, frame_bytes, layout):
+        flags = {"packed_vq": "--packed", "in_order": "--in-order", "mrg_rxbuf": "--mergeable"}
+        argv = [ROOT / "build/release/bin/load_driver", str(backend.socket), "--cpu", "0", "--frame", str(frame_bytes),
+                "--mode", self.MODES[work], *[flag for name, flag in flags.items() if layout.get(name)]]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # What it logs comes before.
+        if not any(line.strip() == "ready" for line in iter(self._process.stdout.readline, "")):
+            raise RuntimeError(f"load_driver did not start against {backend.name}")
+
+    def rate(self, seconds):
+        """Packets per second over some seconds, after a short run that fills the rings."""
+        self._run(0.05)
+        return self._run(seconds)
+
+    def _run(self, seconds):
+        self._process.stdin.write(f"run {seconds}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()

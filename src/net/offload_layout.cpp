@@ -1,0 +1,107 @@
+#include "net/offload_layout.h"
+
+#include "net/big_endian.h"
+#include "net/ethernet.h"
+
+namespace causeway::net {
+namespace {
+
+constexpr std::uint16_t kEtherTypeServiceVlan = 0x88a8;
+constexpr int kMaxVlanTags = 2;
+
+constexpr std::size_t kIpv4Header = 20;
+constexpr std::uint16_t kIpv4FragmentBits = 0x3fff;  // "more fragments", and the offset
+
+constexpr std::size_t kIpv6Header = 40;
+constexpr std::uint8_t kIpv6HopByHop = 0;
+constexpr std::uint8_t kIpv6Routing = 43;
+constexpr std::uint8_t kIpv6Destination = 60;
+constexpr int kMaxIpv6Extensions = 8;  // RFC 8200 recommends at most 4
+
+constexpr std::size_t kTcpHeader = 20;
+constexpr std::size_t kUdpHeader = 8;
+
+std::uint8_t byte_at(std::span<const std::byte> frame, std::size_t at) {
+  return std::to_integer<std::uint8_t>(frame[at]);
+}
+
+struct Network {
+  bool is_ipv6;
+  std::size_t at;
+};
+
+std::optional<Network> find_network(std::span<const std::byte> frame) {
+  std::size_t at = 12;
+  for (int tags = 0; tags <= kMaxVlanTags; ++tags, at += 4) {
+    if (frame.size() < at + 2) return std::nullopt;
+    switch (be16(frame, at)) {
+      case kEtherTypeIpv4:
+        return Network{.is_ipv6 = false, .at = at + 2};
+      case kEtherTypeIpv6:
+        return Network{.is_ipv6 = true, .at = at + 2};
+      case kEtherTypeVlan:
+      case kEtherTypeServiceVlan:
+        break;
+      default:
+        return std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+/// Where the header of `protocol` begins behind the IPv4 header at `ip`; it may be outside the frame.
+std::optional<std::size_t> behind_ipv4(std::span<const std::byte> frame, std::size_t ip, std::uint8_t protocol) {
+  if (frame.size() < ip + kIpv4Header || byte_at(frame, ip) >> 4 != 4) return std::nullopt;
+  const std::size_t length = 4 * (byte_at(frame, ip) & std::size_t{15});
+  const bool is_fragment = (be16(frame, ip + 6) & kIpv4FragmentBits) != 0;
+  if (length < kIpv4Header || is_fragment || byte_at(frame, ip + 9) != protocol) return std::nullopt;
+  return ip + length;
+}
+
+std::optional<std::size_t> behind_ipv6(std::span<const std::byte> frame, std::size_t ip, std::uint8_t protocol) {
+  if (frame.size() < ip + kIpv6Header || byte_at(frame, ip) >> 4 != 6) return std::nullopt;
+  std::uint8_t next = byte_at(frame, ip + 6);
+  std::size_t at = ip + kIpv6Header;
+  for (int headers = 0; headers < kMaxIpv6Extensions; ++headers) {
+    if (next == protocol) return at;
+    if (next != kIpv6HopByHop && next != kIpv6Routing && next != kIpv6Destination) return std::nullopt;
+    if (frame.size() < at + 8) return std::nullopt;
+    const bool is_still_routed = next == kIpv6Routing && byte_at(frame, at + 3) != 0;
+    if (is_still_routed) return std::nullopt;
+    next = byte_at(frame, at);
+    at += 8 * (byte_at(frame, at + 1) + std::size_t{1});
+  }
+  return std::nullopt;
+}
+
+/// Length of the transport header at `at`; nothing when it is not all inside the frame.
+std::optional<std::size_t> transport_length(std::span<const std::byte> frame, std::size_t at, std::uint8_t protocol) {
+  const std::size_t least = protocol == kProtocolTcp ? kTcpHeader : kUdpHeader;
+  if (frame.size() < at + least) return std::nullopt;
+  const std::size_t length = protocol == kProtocolTcp ? std::size_t{4} * (byte_at(frame, at + 12) >> 4) : least;
+  if (length < least || frame.size() < at + length) return std::nullopt;
+  return length;
+}
+
+}  // namespace
+
+std::optional<PacketLayout> find_layout(const virtio::NetHeader& header, std::span<const std::byte> frame) {
+  const auto type = static_cast<std::uint8_t>(header.gso_type & ~virtio::kGsoEcn);
+  const auto network = find_network(frame);
+  if (!network) return std::nullopt;
+  // A UDP type says nothing of the version of IP.
+  if (type != virtio::kGsoUdpL4 && network->is_ipv6 != (type == virtio::kGsoTcp6)) return std::nullopt;
+  const std::uint8_t protocol = type == virtio::kGsoUdpL4 ? kProtocolUdp : kProtocolTcp;
+  const auto transport = network->is_ipv6 ? behind_ipv6(frame, network->at, protocol)  //
+                                          : behind_ipv4(frame, network->at, protocol);
+  if (!transport || *transport != header.csum_start) return std::nullopt;
+  const auto length = transport_length(frame, *transport, protocol);
+  if (!length || *transport + *length == frame.size()) return std::nullopt;
+  return PacketLayout{.is_ipv6 = network->is_ipv6,
+                      .protocol = protocol,
+                      .ip = network->at,
+                      .transport = *transport,
+                      .payload = *transport + *length};
+}
+
+}  // namespace causeway::net

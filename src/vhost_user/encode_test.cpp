@@ -1,0 +1,117 @@
+// The codec in a front-end's direction: what it sends, a back-end takes for the same; what a back-end sends is checked.
+#include "vhost_user/codec.h"
+#include "vhost_user/test_support.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace causeway::vhost_user::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr QueueIndex kQueue{3};
+
+RegionWithFile a_region() {
+  return {.address = {.guest = memory::Gpa(0x1000),
+                      .frontend = memory::FrontendVa(0x2000),
+                      .size = 0x3000,
+                      .offset = 0x4000},
+          .file = *make_memfd("region", 0x7000)};
+}
+
+/// One of each message.
+std::vector<FrontendMessage> one_of_each() {
+  std::vector<FrontendMessage> all;
+  const auto add = [&all](auto message) { all.emplace_back(std::move(message)); };
+  add(GetFeatures{});
+  add(SetFeatures{0x123456789});
+  add(SetOwner{});
+  add(ResetOwner{});
+  SetMemTable table;
+  table.regions.push_back(a_region());
+  table.regions.push_back(a_region());
+  add(std::move(table));
+  add(SetVringNum{.queue = kQueue, .entries = 256});
+  add(SetVringAddr{.queue = kQueue, .log_used = false, .descriptors = 1, .available = 2, .used = 3, .log = 4});
+  add(SetVringBase{.queue = kQueue, .position = 77});
+  add(GetVringBase{kQueue});
+  add(SetVringKick{.queue = kQueue, .kick = *KickFd::make()});
+  add(SetVringCall{.queue = kQueue, .call = std::nullopt});
+  add(SetVringErr{.queue = kQueue, .err = *ErrFd::make()});
+  add(GetProtocolFeatures{});
+  add(SetProtocolFeatures{offered_protocol_features(true)});
+  add(GetQueueNum{});
+  add(SetVringEnable{.queue = kQueue, .enabled = true});
+  add(SendRarp{{std::byte{2}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}}});
+  add(NetSetMtu{1500});
+  auto [ours, theirs] = *UnixSocket::make_pair();
+  add(SetBackendReqFd{std::move(ours)});
+  add(GetConfig{.offset = 4, .size = 8, .flags = 0});
+  add(SetConfig{.offset = 2, .is_migration = true, .bytes = Bytes(5, std::byte{9})});
+  add(ResetDevice{});
+  add(VringKick{kQueue});
+  add(GetMaxMemSlots{});
+  add(AddMemReg{a_region()});
+  add(RemMemReg{a_region().address});
+  add(SetStatus{15});
+  add(GetStatus{});
+  return all;
+}
+
+Result<FrontendMessage> as_received(const Outgoing& out) {
+  std::vector<OwnedFd> fds;
+  for (const OwnedFd* fd : out.fds) fds.push_back(*fd->duplicate());
+  const std::span<const std::byte> bytes(out.bytes);
+  CW_TRY(const auto header, decode_header(bytes.first<kHeaderSize>()));
+  EXPECT_EQ(header.size, bytes.size() - kHeaderSize);
+  return decode(header, bytes.subspan(kHeaderSize), std::move(fds));
+}
+
+TEST(Encode, EveryMessageIsReceivedAsItWasSent) {
+  std::set<std::size_t> kinds;
+  for (const FrontendMessage& message : one_of_each()) {
+    const Outgoing out = encode(message, false);
+    const auto received = as_received(out);
+    const auto name = name_of_request(value_of<wire::Header>(out.bytes).request);
+    ASSERT_TRUE(received) << received.error().text();
+    EXPECT_EQ(received->index(), message.index()) << name;
+    const Outgoing again = encode(*received, false);
+    EXPECT_EQ(again.bytes, out.bytes) << name;
+    EXPECT_EQ(again.fds.size(), out.fds.size()) << name;
+    kinds.insert(message.index());
+  }
+  EXPECT_EQ(kinds.size(), std::variant_size_v<FrontendMessage>) << "a message has no sample";
+}
+
+TEST(Encode, AsksForAReplyWhenTold) {
+  for (const FrontendMessage& message : one_of_each()) {
+    EXPECT_EQ(value_of<wire::Header>(encode(message, true).bytes).flags, wire::kVersion | wire::kNeedReplyFlag);
+  }
+}
+
+Result<BackendMessage> from_backend(std::uint32_t request, const Bytes& body, std::size_t descriptors = 0) {
+  return decode_backend_message(
+      {.request = request, .need_reply = false, .size = static_cast<std::uint32_t>(body.size())}, body, descriptors);
+}
+
+TEST(BackendMessages, AreReceivedAsTheyWereSent) {
+  EXPECT_EQ(*from_backend(2, {}), (BackendMessage{.request = BackendRequest::config_change_msg}));
+  const auto call = encode_vring_event(BackendRequest::vring_call, kQueue, false);
+  EXPECT_EQ(*from_backend(4, Bytes(call.begin() + kHeaderSize, call.end())),
+            (BackendMessage{.request = BackendRequest::vring_call, .queue = kQueue}));
+}
+
+TEST(BackendMessages, AreRefusedByName) {
+  EXPECT_THAT(from_backend(77, {}).error().text(), HasSubstr("back-end message 77: does not exist"));
+  EXPECT_THAT(from_backend(2, bytes_of(1U)).error().text(), HasSubstr("CONFIG_CHANGE_MSG: a payload of 4 bytes"));
+  EXPECT_THAT(from_backend(2, {}, 1).error().text(), HasSubstr("CONFIG_CHANGE_MSG: 1 descriptors"));
+  EXPECT_THAT(from_backend(4, bytes_of(wire::VringState{.index = 256, .number = 0})).error().text(),
+              HasSubstr("VRING_CALL: queue 256"));
+  EXPECT_EQ(from_backend(9, Bytes(40)).error().code, Errc::not_supported);
+}
+
+}  // namespace
+}  // namespace causeway::vhost_user::testing
