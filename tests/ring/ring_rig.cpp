@@ -77,9 +77,10 @@ void RingRig::write_past() {
   }
   // Descriptors before the start were used in this lap, those behind it in the lap before.
   PackedPosition at(config_.start.avail, config_.size.entries());
+  const auto ring = memory_.at(config_.descriptors, RingAreaSizes::of(Layout::packed, config_.size).descriptors.bytes);
   for (std::uint32_t i = 0; i < config_.size.entries(); ++i) {
     at.retreat(1);
-    memory_.at(memory::Iova(config_.descriptors.value() + at.offset()), 16).put(kPackedFlags, at.used_bits());
+    PackedTail(0, 0, at.used_bits()).store(ring, at.offset(), std::memory_order_relaxed);
   }
 }
 
