@@ -55,11 +55,7 @@ Result<void> Nic::set_features(FeatureSet features) {
     return fail(Errc::not_supported, fmt::format("NIC {} does not offer {}", config_.name,
                                                  virtio::text(info_.type, features.minus(info_.features))));
   }
-  features_ = features;
-  settings_ = DriverSettings(config_.mac, features_, config_.queue_pairs);
-  asks_to_announce_ = false;
-  has_control_ = false;
-  push_settings();
+  start_over(features);
   return {};
 }
 
@@ -68,15 +64,18 @@ Result<void> Nic::set_status(vdpa::Status status) {
   if (status != vdpa::Status::reset) return {};
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     if (!queues_[i].is_set()) continue;
-    CW_CHECK(enable_queue(QueueIndex{i}, false));
     CW_CHECK(stop_queue(QueueIndex{i}));
+    CW_CHECK(enable_queue(QueueIndex{i}, false));
   }
-  features_ = FeatureSet();
+  start_over({});
+  return {};
+}
+
+void Nic::start_over(FeatureSet features) {
+  features_ = features;
   settings_ = DriverSettings(config_.mac, features_, config_.queue_pairs);
   asks_to_announce_ = false;
   has_control_ = false;
-  push_settings();
-  return {};
 }
 
 Result<void> Nic::read_config(std::uint32_t offset, std::span<std::byte> to) const {
@@ -149,20 +148,23 @@ Result<void> Nic::set_queue(QueueIndex queue, vdpa::QueueSetup setup) {
     CW_TRY(started.receive, ReceiveQueue::start(setup, map_, counters));
   }
   started.kick = setup.kick;
-  CW_CHECK(attach(pair_of(queue), transmits(queue), started));
+  CW_CHECK(attach(pair_of(queue), transmits(queue), setup.enabled, started));
   *slot = std::move(started);
   return {};
 }
 
-Result<void> Nic::attach(std::uint16_t pair, bool is_transmit, Running& queue) {
+Result<void> Nic::attach(std::uint16_t pair, bool is_transmit, bool enabled, Running& queue) {
   Result<void> watched;
   link_->worker().run([&] {
     Worker& worker = link_->worker();
     if (queue.kick) watched = worker.watch_event(queue.kick->fd());
     if (!watched) return;
+    link_->set_settings(settings_);
     if (is_transmit) {
+      link_->enable_transmit(pair, enabled);
       link_->attach(pair, *queue.transmit, fault_handler());
     } else {
+      link_->enable_receive(pair, enabled);
       link_->attach(pair, *queue.receive, fault_handler());
     }
   });
@@ -243,14 +245,13 @@ vdpa::ControlReply Nic::control(std::span<const std::byte> command) {
     // The driver has read the status already: its change is no news (5.1.6.5.4).
     asks_to_announce_ = false;
     ++generation_;
-  } else {
-    push_settings();
+    return reply;
   }
+  // A NIC without queues leaves alone what the link's other NICs have set: commands may be being replayed to it, and
+  // only the last makes the settings whole. The link gets them with the first queue.
+  const bool runs = std::ranges::any_of(queues_, [](const Running& queue) { return queue.is_set(); });
+  if (runs) link_->worker().run([&] { link_->set_settings(settings_); });
   return reply;
-}
-
-void Nic::push_settings() {
-  link_->worker().run([&] { link_->set_settings(settings_); });
 }
 
 void Nic::change_config() {

@@ -62,10 +62,10 @@ class Nic final : public vdpa::Device {
   Nic(Loop& loop, NicConfig config, std::shared_ptr<Link> link);
   Result<Running*> running(vdpa::QueueIndex queue);
   Result<void> replace_map(std::vector<memory::Region> regions);
-  Result<void> attach(std::uint16_t pair, bool transmits, Running& running);
+  Result<void> attach(std::uint16_t pair, bool transmits, bool enabled, Running& running);
   void on_fault(vdpa::QueueIndex queue, Error reason);
   Link::OnFault fault_handler();
-  void push_settings();
+  void start_over(virtio::FeatureSet features);
   void change_config();
   bool wants_to_announce() const;
 

@@ -38,7 +38,8 @@ FeatureSet nic_features(const NicConfig& config) {
   const FeatureSet control{
       NetFeature::ctrl_vq,        NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,          NetFeature::ctrl_rx_extra,
       NetFeature::guest_announce, NetFeature::ctrl_mac_addr, NetFeature::ctrl_guest_offloads};
-  const FeatureSet other{NetFeature::mac, NetFeature::mrg_rxbuf, NetFeature::status, NetFeature::speed_duplex};
+  const FeatureSet other{NetFeature::mac, NetFeature::mrg_rxbuf, NetFeature::status, NetFeature::speed_duplex,
+                         NetFeature::hash_report};
   const FeatureSet ring{Feature::version_1,         Feature::any_layout,      Feature::indirect_desc,
                         Feature::event_idx,         Feature::access_platform, Feature::order_platform,
                         Feature::notification_data, Feature::ring_reset,      Feature::ring_packed,

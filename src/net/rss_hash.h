@@ -18,6 +18,11 @@ struct HashResult {
   bool operator==(const HashResult&) const = default;
 };
 
+/// The same as it follows the virtio header of a driver with HASH_REPORT.
+constexpr virtio::NetHeaderHash to_header(const HashResult& hash) {
+  return {.value = hash.value, .report = static_cast<std::uint16_t>(hash.report), .padding = 0};
+}
+
 /// The Toeplitz hash with one key. Value type of some 5 KiB.
 ///
 /// The hash is linear: every half byte of input, by its place and value, gives 32 bits, and the hash is all of them

@@ -99,16 +99,17 @@ Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
 Result<QueueState> Port::stop_queue(QueueIndex queue) {
   CW_TRY(Queue * state, find(queue));
   if (state->started) {
-    if (!is_control(queue) && !state->failed) {
-      // Stopped for good, not moved: nothing must wait for this queue.
-      if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
-        log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
-      }
-    }
+    const bool was_running = !is_control(queue) && !state->failed;
     if (auto position = halt(queue, *state)) {
       state->start = std::move(*position);
     } else {
       log::warn("port {} queue {}: {}; says where it started", name(), number(queue), position.error().text());
+    }
+    // Stopped for good, not moved: nothing must wait for this queue. Only now, since a disabled queue drops what it has.
+    if (was_running) {
+      if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
+        log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
+      }
     }
   }
   state->kick.reset();
@@ -179,7 +180,7 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   CW_TRY(auto ring, ring_of(queue, state));
   correct_position(queue, ring);
-  vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call};
+  vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call, .enabled = state.enabled};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(
                                loop_, std::move(setup), memory_,

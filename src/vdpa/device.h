@@ -61,6 +61,7 @@ struct QueueSetup {
   virtio::RingConfig ring;
   std::optional<KickFd> kick;  ///< absent: the Device polls
   std::optional<CallFd> call;  ///< absent: the driver polls
+  bool enabled = false;        ///< as which it starts; enable_queue changes it
 };
 
 /// A doorbell that can be mapped into the guest: a store to it kicks the queue.
@@ -99,9 +100,10 @@ class DeviceObserver {
 
 /// Processes virtqueues. All members are called on the control thread; none waits for the driver.
 ///
-/// Life of a queue: set_queue makes it run, disabled; enable_queue(true) lets traffic through; stop_queue ends it.
+/// Life of a queue: set_queue makes it run, enabled or not; enable_queue changes that; stop_queue ends it.
 /// A queue that is stopped while enabled is being moved: it will run again, here or on another Device of the same port,
-/// and what is on its way to the driver waits for that (for a bounded time). Disable first when it is to end.
+/// and what is on its way to the driver waits for that (for a bounded time). Disable it after the stop when it is to
+/// end: before the stop it would drop what its driver has just sent.
 class Device {
  public:
   virtual ~Device() = default;
@@ -129,7 +131,8 @@ class Device {
 
   /// Starts a queue, and looks at its ring once without a kick. Errc::peer_violation: bad addresses or position.
   virtual Result<void> set_queue(QueueIndex queue, QueueSetup setup) = 0;
-  /// A disabled queue consumes and drops what the driver sends, and gives it nothing (vhost-user "Ring states").
+  /// A disabled queue consumes and drops what the driver sends, and gives it nothing (vhost-user "Ring states"). A
+  /// queue that does not run may be disabled.
   virtual Result<void> enable_queue(QueueIndex queue, bool enabled) = 0;
   /// Replaces the call descriptor of a running queue.
   virtual Result<void> set_call(QueueIndex queue, std::optional<CallFd> call) = 0;

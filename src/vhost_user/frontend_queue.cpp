@@ -121,6 +121,7 @@ void Frontend::watch_ring(QueueIndex index, Queue& queue) {
 }
 
 Result<void> Frontend::enable_queue(QueueIndex index, bool enabled) {
+  if (!enabled && !queues_.contains(index)) return {};
   CW_TRY(Queue * queue, find(index));
   const bool before = std::exchange(queue->enabled, enabled);
   auto done = with_remote([&](RemoteBackend& remote) { return apply_enabled(remote, index, *queue); });

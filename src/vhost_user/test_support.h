@@ -117,6 +117,7 @@ class FakeDevice final : public vdpa::Device {
     return {};
   }
   Result<void> enable_queue(vdpa::QueueIndex queue, bool enabled) override {
+    if (!enabled && !queues.contains(queue)) return {};
     CW_TRY(Queue * state, find(queue));
     state->enabled = enabled;
     return {};

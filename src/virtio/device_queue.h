@@ -85,8 +85,6 @@ class DeviceQueue {
   }
 
  private:
-  // No template: clang would ask whether a Result of this class makes one, in order to tell what a Result can be made
-  // of.
   explicit DeviceQueue(SplitDeviceQueue ring) : ring_(std::move(ring)) {}
   explicit DeviceQueue(PackedDeviceQueue ring) : ring_(std::move(ring)) {}
   std::variant<SplitDeviceQueue, PackedDeviceQueue> ring_;

@@ -70,8 +70,6 @@ class DriverQueue {
   }
 
  private:
-  // No template: clang would ask whether a Result of this class makes one, in order to tell what a Result can be made
-  // of.
   explicit DriverQueue(SplitDriverQueue ring) : ring_(std::move(ring)) {}
   explicit DriverQueue(PackedDriverQueue ring) : ring_(std::move(ring)) {}
   std::variant<SplitDriverQueue, PackedDriverQueue> ring_;

@@ -94,6 +94,24 @@ INSTANTIATE_TEST_SUITE_P(Features, Rebind,
                                            kPacked.with(Feature::event_idx).with(NetFeature::mrg_rxbuf),
                                            kPacked.with(Feature::in_order)));
 
+TEST(AStoppedQueue, LosesNothingOfWhatItsDriverHasSent) {
+  TwoGuests net({}, {});
+  constexpr std::uint64_t kFrames = 100;
+  for (int round = 0; round < 100; ++round) {
+    for (std::uint64_t i = 0; i < kFrames; ++i) ASSERT_TRUE(net.a->send(0, {}, numbered_frame(i)));
+    net.a->flush(0);
+    ASSERT_TRUE(net.a->stop_and_start(1));
+    const auto begin = steady_clock::now();
+    for (std::uint64_t got = 0; got < kFrames;) {
+      ASSERT_LT(steady_clock::now() - begin, kStall) << "only " << got << " frames came in round " << round;
+      if (const auto arrival = net.b->receive(0)) {
+        ASSERT_EQ(arrival->frame, numbered_frame(got++));
+      }
+    }
+    while (net.a->reap(0) != 0) continue;
+  }
+}
+
 TEST(RebindOf, AnUnknownDeviceIsRefusedAndTheQueueGoesOn) {
   TwoGuests net({}, {});
   const auto moved = net.port_a->rebind(QueueIndex{1}, "nic9");

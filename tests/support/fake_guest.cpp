@@ -227,6 +227,13 @@ std::uint32_t FakeGuest::discard(std::uint16_t pair, std::uint32_t limit) {
   return count;
 }
 
+Result<void> FakeGuest::stop_and_start(std::uint16_t queue) {
+  const QueueIndex number{queue};
+  CW_TRY(auto position, port_.stop_queue(number));
+  CW_CHECK(port_.set_queue_base(number, std::move(position)));
+  return port_.start_queue(number, queues_[queue].kick);
+}
+
 void FakeGuest::fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame) {
   const Queue& queue = queues_[2u * pair + 1];
   for (const std::uint16_t number : queue.unused) {

@@ -54,6 +54,10 @@ class FakeGuest final : public port::DriverSide {
   Result<void> reset_queue(std::uint16_t index);
   Result<void> restart_queue(std::uint16_t index);
 
+  /// Stops a queue and starts it again where it stopped, as a front-end does around a change or a migration. Thread:
+  /// the port's control thread.
+  Result<void> stop_and_start(std::uint16_t queue);
+
   /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
   void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
   /// Gives a command to the control virtqueue (there is one when CTRL_VQ is negotiated) and returns the device's
