@@ -1,5 +1,5 @@
 // One side publishes at the very moment at which the other arms, many times over: at least one of them must notice.
-// A fence that is missing shows here within a second or two on a quiet machine, and hardly ever in free-running threads.
+// A missing fence shows here within seconds on a quiet machine, and hardly ever in two free-running threads.
 
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
