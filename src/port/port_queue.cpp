@@ -105,7 +105,8 @@ Result<QueueState> Port::stop_queue(QueueIndex queue) {
     } else {
       log::warn("port {} queue {}: {}; says where it started", name(), number(queue), position.error().text());
     }
-    // Stopped for good, not moved: nothing must wait for this queue. Only now, since a disabled queue drops what it has.
+    // Stopped for good, not moved: nothing must wait for this queue. Only now, since a disabled queue drops what it
+    // has.
     if (was_running) {
       if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
         log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
