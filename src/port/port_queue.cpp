@@ -214,7 +214,7 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state) {
   state.started = false;
   if (is_control(queue)) {
     if (!control_queue_) return start_of(state);
-    const QueueState position = control_queue_->state();
+    QueueState position = control_queue_->state();
     control_queue_.reset();
     return position;
   }

@@ -34,8 +34,8 @@ struct FrontendConfig {
   std::chrono::milliseconds wait{5000};      ///< for the first back-end, in `make`
   std::chrono::milliseconds patience{5000};  ///< for each reply
   /// Net: configuration space for a back-end that keeps none (protocol feature CONFIG), as DPDK's.
-  std::optional<std::array<std::uint8_t, 6>> mac{};
-  std::optional<std::uint16_t> mtu{};  ///< bytes
+  std::optional<std::array<std::uint8_t, 6>> mac = std::nullopt;
+  std::optional<std::uint16_t> mtu = std::nullopt;  ///< bytes
 };
 
 /// Requests are synchronous: each waits for the back-end, `patience` at most. A back-end that breaks the protocol, or
