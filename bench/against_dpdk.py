@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from sides import Causeway, Dpdk, OwnDriver, StockDriver
+from sides import Causeway, Dpdk, LoadDriver, StockDriver
 
 # What the guest does, and what the back-end does for it.
 WORKLOADS = {"transmits": "sink", "receives": "source", "both": "reflect"}
@@ -26,7 +26,7 @@ LAYOUTS = {
 }
 SIZES = (64, 1518)
 FRAME_CHECK = 4  # bytes that a size on the wire counts and a virtual frame does not have
-DRIVERS = {"own": OwnDriver, "stock": StockDriver}
+DRIVERS = {"own": LoadDriver, "stock": StockDriver}
 
 
 def measure(driver_class, layout, work, size, pairs, seconds):

@@ -30,6 +30,7 @@ constexpr std::uint32_t kSlot = 2048;  // bytes of one buffer
 struct Options {
   std::string socket;
   unsigned cpu = 0;
+  std::uint16_t pairs = 1;
   std::uint32_t entries = 256;
   std::uint32_t frame = 60;  // bytes, without virtio header and check sequence
   bool packed = false;
@@ -42,6 +43,7 @@ struct Options {
     if (packed) set = set.with(virtio::Feature::ring_packed);
     if (in_order) set = set.with(virtio::Feature::in_order);
     if (mergeable) set = set.with(virtio::NetFeature::mrg_rxbuf);
+    if (pairs > 1) set = set.with(virtio::NetFeature::mq).with(virtio::NetFeature::ctrl_vq);
     return set;
   }
 };
@@ -51,6 +53,7 @@ struct Queue {
   Ring ring;
   KickFd kick;
   std::vector<virtio::DriverBuffer> buffers;  // by token
+  std::vector<std::uint64_t> idle;            // transmit buffers never sent yet
 
   void publish() {
     if (ring.publish()) kick.signal();
@@ -64,23 +67,28 @@ class Load {
   explicit Load(Options options) : options_(std::move(options)) {}
 
   Result<void> start() {
-    CW_TRY(device_, vhost_user::Frontend::make(loop_, {.name = "device", .path = options_.socket}));
+    CW_TRY(device_,
+           vhost_user::Frontend::make(loop_, {.name = "device", .path = options_.socket, .queues = queue_count()}));
     CW_CHECK(device_->set_features(options_.features()));
-    const std::uint64_t bytes = 2 * area_bytes();
+    const std::uint64_t bytes = queue_count() * area_bytes();
     CW_TRY(auto file, make_memfd("load", bytes));
     CW_TRY(auto region, memory::Region::map(kBase, memory::FrontendVa(kBase.value()), bytes, std::move(file), 0));
     CW_TRY(map_, memory::MemoryMap::make({std::move(region)}));
     CW_CHECK(device_->map(map_->regions()));
-    CW_CHECK(start_queue(0, receive_, kSlot));
-    CW_CHECK(start_queue(1, transmit_, static_cast<std::uint32_t>(sizeof(virtio::NetHeader)) + options_.frame));
-    for (std::uint64_t i = 0; i < options_.entries; ++i) receive_->ring.add({}, {&receive_->buffers[i], 1}, i);
-    receive_->publish();
-    for (std::uint64_t i = 0; i < options_.entries; ++i) {
-      // Twice as many as the ring holds would be no better: a slot that is used is filled again at once.
-      write_frame(transmit_->buffers[i].address);
-      idle_.push_back(i);
+    for (std::uint16_t i = 0; i < options_.pairs; ++i) {
+      const auto number = static_cast<std::uint16_t>(2 * i);
+      const std::uint32_t sent = static_cast<std::uint32_t>(sizeof(virtio::NetHeader)) + options_.frame;
+      CW_TRY(auto receive, start_queue(number, kSlot));
+      CW_TRY(auto transmit, start_queue(static_cast<std::uint16_t>(number + 1), sent));
+      fill(receive, transmit);
+      pairs_.push_back({std::move(receive), std::move(transmit)});
     }
     return {};
+  }
+
+  bool is_broken() const {
+    return std::ranges::any_of(
+        pairs_, [](const Pair& pair) { return pair.receive.ring.is_broken() || pair.transmit.ring.is_broken(); });
   }
 
   double run(double seconds) {
@@ -95,9 +103,24 @@ class Load {
   }
 
  private:
+  struct Pair {
+    Queue<Ring> receive;
+    Queue<Ring> transmit;
+  };
+
+  std::uint16_t queue_count() const { return static_cast<std::uint16_t>(2 * options_.pairs); }
   std::uint64_t area_bytes() const { return std::uint64_t{options_.entries} * kSlot + (std::uint64_t{1} << 20); }
 
-  Result<void> start_queue(std::uint16_t index, std::optional<Queue<Ring>>& queue, std::uint32_t length) {
+  void fill(Queue<Ring>& receive, Queue<Ring>& transmit) {
+    for (std::uint64_t i = 0; i < options_.entries; ++i) {
+      receive.ring.add({}, {&receive.buffers[i], 1}, i);
+      write_frame(transmit.buffers[i].address);
+      transmit.idle.push_back(i);
+    }
+    receive.publish();
+  }
+
+  Result<Queue<Ring>> start_queue(std::uint16_t index, std::uint32_t length) {
     const std::uint64_t place = kBase.value() + index * area_bytes();
     const auto layout = virtio::layout_of(options_.features());
     CW_TRY(const auto size, virtio::QueueSize::make(layout, options_.entries));
@@ -113,11 +136,11 @@ class Load {
     ring.disarm();
     CW_CHECK(device_->set_queue(vdpa::QueueIndex{index}, {.ring = config, .kick = kick, .call = call}));
     CW_CHECK(device_->enable_queue(vdpa::QueueIndex{index}, true));
-    queue.emplace(Queue<Ring>{.ring = std::move(ring), .kick = kick, .buffers = {}});
+    Queue<Ring> queue{.ring = std::move(ring), .kick = kick, .buffers = {}, .idle = {}};
     for (std::uint64_t i = 0; i < options_.entries; ++i) {
-      queue->buffers.push_back({.address = memory::Iova(place + 0x10'0000 + i * kSlot), .length = length});
+      queue.buffers.push_back({.address = memory::Iova(place + 0x10'0000 + i * kSlot), .length = length});
     }
-    return {};
+    return queue;
   }
 
   void write_frame(memory::Iova address) {
@@ -127,40 +150,41 @@ class Load {
     map_->translate(address, kSlot)->write(0, frame);
   }
 
+  /// A burst each way on every pair; returns how many packets count.
   std::uint64_t pass() {
     std::uint64_t packets = 0;
-    if (options_.mode != "receive") {
-      const std::uint64_t sent = transmit();
-      if (options_.mode == "transmit") packets += sent;
+    for (Pair& pair : pairs_) {
+      const std::uint64_t sent = options_.mode == "receive" ? 0 : transmit(pair.transmit);
+      packets += options_.mode == "transmit" ? sent : receive(pair.receive);
     }
-    return options_.mode == "transmit" ? packets : packets + receive();
+    return packets;
   }
 
-  std::uint64_t transmit() {
+  std::uint64_t transmit(Queue<Ring>& queue) {
     std::uint64_t sent = 0;
     for (; sent < kBurst; ++sent) {
-      if (const auto used = transmit_->ring.reap()) {
-        transmit_->ring.add({&transmit_->buffers[used->token], 1}, {}, used->token);
-      } else if (!idle_.empty()) {
-        transmit_->ring.add({&transmit_->buffers[idle_.back()], 1}, {}, idle_.back());
-        idle_.pop_back();
+      if (const auto used = queue.ring.reap()) {
+        queue.ring.add({&queue.buffers[used->token], 1}, {}, used->token);
+      } else if (!queue.idle.empty()) {
+        queue.ring.add({&queue.buffers[queue.idle.back()], 1}, {}, queue.idle.back());
+        queue.idle.pop_back();
       } else {
         break;
       }
     }
-    transmit_->publish();
+    queue.publish();
     return sent;
   }
 
-  std::uint64_t receive() {
+  std::uint64_t receive(Queue<Ring>& queue) {
     std::uint64_t received = 0;
     while (received < kBurst) {
-      const auto used = receive_->ring.reap();
+      const auto used = queue.ring.reap();
       if (!used) break;
-      receive_->ring.add({}, {&receive_->buffers[used->token], 1}, used->token);
+      queue.ring.add({}, {&queue.buffers[used->token], 1}, used->token);
       ++received;
     }
-    receive_->publish();
+    queue.publish();
     return received;
   }
 
@@ -168,9 +192,7 @@ class Load {
   Loop loop_;
   std::unique_ptr<vhost_user::Frontend> device_;
   std::shared_ptr<const memory::MemoryMap> map_;
-  std::optional<Queue<Ring>> receive_;
-  std::optional<Queue<Ring>> transmit_;
-  std::vector<std::uint64_t> idle_;  // transmit buffers never sent yet
+  std::vector<Pair> pairs_;
 };
 
 void run_on(unsigned cpu) {
@@ -192,7 +214,12 @@ int serve(const Options& options) {
   std::string word;
   double seconds = 0;
   while (std::cin >> word >> seconds && word == "run") {
-    fmt::print("{:.0f}\n", load.run(seconds));
+    const double rate = load.run(seconds);
+    if (load.is_broken()) {
+      fmt::print(stderr, "the back-end returned what it was not given\n");
+      return 1;
+    }
+    fmt::print("{:.0f}\n", rate);
     std::fflush(stdout);
   }
   return 0;
@@ -205,6 +232,7 @@ int main(int count, char** words) {
   CLI::App app("Load for a vhost-user network back-end");
   app.add_option("socket", options.socket, "the back-end's socket")->required();
   app.add_option("--cpu", options.cpu, "processor to run on");
+  app.add_option("--pairs", options.pairs, "queue pairs");
   app.add_option("--entries", options.entries, "of each ring");
   app.add_option("--frame", options.frame, "bytes of a frame, 60 to 1514")->check(CLI::Range(60, 1514));
   app.add_flag("--packed", options.packed);

@@ -1,7 +1,6 @@
 """Back-ends and drivers to be compared: each back-end runs on processor 1, each driver on processor 0."""
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/integration"))
 
 from harness.daemon import Causewayd, Port  # noqa: E402
+from harness.own_driver import OwnDriver  # noqa: E402
 from harness.testpmd import Testpmd, net_vhost, virtio_user  # noqa: E402
 
 SETTLE_SECONDS = 0.3
@@ -96,32 +96,18 @@ class StockDriver:
         self._testpmd.kill()
 
 
-class OwnDriver:
-    """bench/load_driver: our driver side, with no packet pool behind it."""
+class LoadDriver:
+    """Our driver side, with no packet pool behind it."""
 
     MODES = {"reflect": "both", "sink": "transmit", "source": "receive"}
 
-    def __init__(self, folder, backend, work, frame_bytes, layout):
-        flags = {"packed_vq": "--packed", "in_order": "--in-order", "mrg_rxbuf": "--mergeable"}
-        argv = [ROOT / "build/release/bin/load_driver", str(backend.socket), "--cpu", "0", "--frame", str(frame_bytes),
-                "--mode", self.MODES[work], *[flag for name, flag in flags.items() if layout.get(name)]]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        # What it logs comes before.
-        if not any(line.strip() == "ready" for line in iter(self._process.stdout.readline, "")):
-            raise RuntimeError(f"load_driver did not start against {backend.name}")
+    def __init__(self, _folder, backend, work, frame_bytes, layout):
+        self._driver = OwnDriver(backend.socket, self.MODES[work], layout, frame_bytes)
 
     def rate(self, seconds):
         """Packets per second over some seconds, after a short run that fills the rings."""
-        self._run(0.05)
-        return self._run(seconds)
-
-    def _run(self, seconds):
-        self._process.stdin.write(f"run {seconds}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        self._driver.rate(0.05)
+        return self._driver.rate(seconds)
 
     def close(self):
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._driver.close()

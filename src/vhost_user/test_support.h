@@ -162,7 +162,7 @@ class FakeDevice final : public vdpa::Device {
  private:
   vdpa::DeviceInfo info_{.name = {},
                          .type = virtio::DeviceType::net,
-                         .features = virtio::FeatureSet{virtio::Feature::version_1}
+                         .features = virtio::FeatureSet{virtio::Feature::version_1, virtio::Feature::ring_reset}
                                          .with(virtio::Feature::event_idx)
                                          .with(virtio::NetFeature::mac)
                                          .with(virtio::NetFeature::mq),
