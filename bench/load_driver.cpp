@@ -29,6 +29,8 @@ constexpr std::uint32_t kSlot = 2048;  // bytes of one buffer
 
 struct Options {
   std::string socket;
+  std::string to;        // of a second device, which receives what the first one's driver sends
+  bool answers = false;  // its frames go the other way: from the receiver's address to the sender's
   unsigned cpu = 0;
   std::uint16_t pairs = 1;
   std::uint32_t entries = 256;
@@ -91,16 +93,17 @@ class Load {
         pairs_, [](const Pair& pair) { return pair.receive.ring.is_broken() || pair.transmit.ring.is_broken(); });
   }
 
-  double run(double seconds) {
-    const auto begin = steady_clock::now();
+  /// A burst each way on every pair, or one way only; returns how many packets count.
+  std::uint64_t pass() {
     std::uint64_t packets = 0;
-    double elapsed = 0;
-    do {
-      for (int i = 0; i < 256; ++i) packets += pass();
-      elapsed = duration<double>(steady_clock::now() - begin).count();
-    } while (elapsed < seconds);
-    return static_cast<double>(packets) / elapsed;
+    for (Pair& pair : pairs_) {
+      const std::uint64_t sent = options_.mode == "receive" ? 0 : transmit(pair.transmit, kBurst);
+      packets += options_.mode == "transmit" ? sent : receive(pair.receive);
+    }
+    return packets;
   }
+  /// Sends one frame, from which a switch learns where its sender is.
+  void show_up() { transmit(pairs_.front().transmit, 1); }
 
  private:
   struct Pair {
@@ -145,24 +148,16 @@ class Load {
 
   void write_frame(memory::Iova address) {
     std::array<std::byte, kSlot> frame{};
-    const std::array<std::uint8_t, 14> ethernet{0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xb5};
+    const std::uint8_t from = options_.answers ? 1 : 2;
+    const auto to = static_cast<std::uint8_t>(3 - from);
+    const std::array<std::uint8_t, 14> ethernet{0x52, 0x54, 0, 0, 0, to, 0x52, 0x54, 0, 0, 0, from, 0x88, 0xb5};
     std::ranges::copy(std::as_bytes(std::span(ethernet)), frame.begin() + sizeof(virtio::NetHeader));
     map_->translate(address, kSlot)->write(0, frame);
   }
 
-  /// A burst each way on every pair; returns how many packets count.
-  std::uint64_t pass() {
-    std::uint64_t packets = 0;
-    for (Pair& pair : pairs_) {
-      const std::uint64_t sent = options_.mode == "receive" ? 0 : transmit(pair.transmit);
-      packets += options_.mode == "transmit" ? sent : receive(pair.receive);
-    }
-    return packets;
-  }
-
-  std::uint64_t transmit(Queue<Ring>& queue) {
+  std::uint64_t transmit(Queue<Ring>& queue, std::uint64_t limit) {
     std::uint64_t sent = 0;
-    for (; sent < kBurst; ++sent) {
+    for (; sent < limit; ++sent) {
       if (const auto used = queue.ring.reap()) {
         queue.ring.add({&queue.buffers[used->token], 1}, {}, used->token);
       } else if (!queue.idle.empty()) {
@@ -202,27 +197,50 @@ void run_on(unsigned cpu) {
   ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
 }
 
+/// Packets per second, as `pass` counts them.
+template <class Pass>
+double run(double seconds, Pass pass) {
+  const auto begin = steady_clock::now();
+  std::uint64_t packets = 0;
+  double elapsed = 0;
+  do {
+    for (int i = 0; i < 256; ++i) packets += pass();
+    elapsed = duration<double>(steady_clock::now() - begin).count();
+  } while (elapsed < seconds);
+  return static_cast<double>(packets) / elapsed;
+}
+
 template <virtio::DriverRing Ring>
-int serve(const Options& options) {
-  Load<Ring> load(options);
-  if (auto started = load.start(); !started) {
-    fmt::print(stderr, "{}\n", started.error().text());
-    return 1;
+Result<void> serve(Options options) {
+  std::optional<Load<Ring>> receiver;
+  if (!options.to.empty()) {
+    Options far = options;
+    options.mode = "transmit";
+    far.mode = "receive";
+    far.socket = options.to;
+    far.answers = true;
+    receiver.emplace(std::move(far));
+    CW_CHECK(receiver->start());
   }
+  Load<Ring> load(options);
+  CW_CHECK(load.start());
   fmt::print("ready\n");
   std::fflush(stdout);
   std::string word;
   double seconds = 0;
   while (std::cin >> word >> seconds && word == "run") {
-    const double rate = load.run(seconds);
-    if (load.is_broken()) {
-      fmt::print(stderr, "the back-end returned what it was not given\n");
-      return 1;
+    if (receiver) receiver->show_up();
+    const double rate = run(seconds, [&] {
+      const std::uint64_t packets = load.pass();
+      return receiver ? receiver->pass() : packets;
+    });
+    if (load.is_broken() || (receiver && receiver->is_broken())) {
+      return fail(Errc::peer_violation, "the back-end returned what it was not given");
     }
     fmt::print("{:.0f}\n", rate);
     std::fflush(stdout);
   }
-  return 0;
+  return {};
 }
 
 }  // namespace
@@ -231,6 +249,7 @@ int main(int count, char** words) {
   Options options;
   CLI::App app("Load for a vhost-user network back-end");
   app.add_option("socket", options.socket, "the back-end's socket")->required();
+  app.add_option("--to", options.to, "socket of a second device, which receives what is sent");
   app.add_option("--cpu", options.cpu, "processor to run on");
   app.add_option("--pairs", options.pairs, "queue pairs");
   app.add_option("--entries", options.entries, "of each ring");
@@ -241,5 +260,8 @@ int main(int count, char** words) {
   app.add_option("--mode", options.mode)->check(CLI::IsMember({"transmit", "receive", "both"}));
   CLI11_PARSE(app, count, words);
   run_on(options.cpu);
-  return options.packed ? serve<virtio::PackedDriverQueue>(options) : serve<virtio::SplitDriverQueue>(options);
+  const auto served =
+      options.packed ? serve<virtio::PackedDriverQueue>(options) : serve<virtio::SplitDriverQueue>(options);
+  if (!served) fmt::print(stderr, "{}\n", served.error().text());
+  return served ? 0 : 1;
 }

@@ -46,6 +46,8 @@ class FakeGuest final : public port::DriverSide {
     std::vector<std::byte> frame;
   };
   std::optional<Arrival> receive(std::uint16_t pair);
+  /// Asks to be called when a frame comes; true when there is one already.
+  bool arm_receive(std::uint16_t pair) { return queues_[2u * pair].ring.arm(); }
   /// Takes received frames and gives their buffers back without looking at them; returns how many.
   std::uint32_t discard(std::uint16_t pair, std::uint32_t limit);
 
