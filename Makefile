@@ -19,6 +19,7 @@ test: packages ## Everything that CI checks
 matrix: packages ## DPDK's virtio-user in every combination of features, ring size and queues; prints a table
 	scripts/build release
 	scripts/testpmd-matrix --require
+	scripts/own-driver-matrix
 
 bench: packages ## Measure against DPDK and against memory copies; prints the figures
 	scripts/build release
