@@ -234,11 +234,12 @@ Result<void> FakeGuest::stop_and_start(std::uint16_t queue) {
   return port_.start_queue(number, queues_[queue].kick);
 }
 
-void FakeGuest::fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame) {
+void FakeGuest::fill_transmit_buffers(std::uint16_t pair, const virtio::NetHeader& header,
+                                      std::span<const std::byte> frame) {
   const Queue& queue = queues_[2u * pair + 1];
   for (const std::uint16_t number : queue.unused) {
     const auto span = memory_->translate(buffer(queue, number), config_.buffer_size);
-    span->put(0, virtio::NetHeader{});
+    span->put(0, header);
     span->write(kHeader, frame);
   }
 }

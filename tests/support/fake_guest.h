@@ -60,8 +60,8 @@ class FakeGuest final : public port::DriverSide {
   /// the port's control thread.
   Result<void> stop_and_start(std::uint16_t queue);
 
-  /// Writes the same frame into all transmit buffers of a pair, for `send_again`.
-  void fill_transmit_buffers(std::uint16_t pair, std::span<const std::byte> frame);
+  /// Writes the same header and frame into all transmit buffers of a pair, for `send_again`.
+  void fill_transmit_buffers(std::uint16_t pair, const virtio::NetHeader& header, std::span<const std::byte> frame);
   /// Gives a command to the control virtqueue (there is one when CTRL_VQ is negotiated) and returns the device's
   /// answer; nothing while the device has not answered. `poll_control` asks again. Thread: the port's control thread.
   void send_control(std::span<const std::byte> command);
