@@ -20,12 +20,13 @@ class Causeway:
 
     name = "ours"
 
-    def __init__(self, folder, work, frame_bytes):
+    def __init__(self, folder, work, frame_bytes, wrapper=(), limit=20):
         self.socket = folder / "ours.sock"
         connection = f"source:{frame_bytes}" if work == "source" else work
         self.daemon = Causewayd(folder, [Port("bench", self.socket, connection=connection)], cpu=1)
-        self.daemon.start()
         self.program = self.daemon.program
+        self.program.run_under(wrapper)
+        self.daemon.start(limit)
 
     def _worker(self):
         return self.daemon.cli_json("port", "list")["workers"][0]
@@ -33,11 +34,14 @@ class Causeway:
     def begin(self):
         self._start = self._worker()
 
+    def packets(self):
+        """Packets moved since `begin`."""
+        return int(self._worker().get("items", 0)) - int(self._start.get("items", 0))
+
     def end(self):
         """Cycles per packet since `begin`, in passes that moved some."""
-        now, start = self._worker(), self._start
-        items = int(now.get("items", 0)) - int(start.get("items", 0))
-        return (int(now.get("busy_cycles", 0)) - int(start.get("busy_cycles", 0))) / max(items, 1)
+        cycles = int(self._worker().get("busy_cycles", 0)) - int(self._start.get("busy_cycles", 0))
+        return cycles / max(self.packets(), 1)
 
     def close(self):
         self.program.kill()
@@ -49,17 +53,23 @@ class Dpdk:
     name = "DPDK"
     MODES = {"reflect": "io", "sink": "rxonly", "source": "txonly"}
 
-    def __init__(self, folder, work, frame_bytes):
+    def __init__(self, folder, work, frame_bytes, wrapper=(), limit=30):
         self.socket = folder / "dpdk.sock"
+        self._counter = "TX-packets" if work == "source" else "RX-packets"
         self.testpmd = Testpmd("dpdk-backend", folder, net_vhost(self.socket), forward_mode=self.MODES[work], core=1)
-        self.testpmd.start()
+        self.program = self.testpmd.program
+        self.program.run_under(wrapper)
+        self.testpmd.start(limit)
         self.testpmd.command("set record-core-cycles on")
         self.testpmd.command(f"set txpkts {frame_bytes}")
-        self.program = self.testpmd.program
 
     def begin(self):
         self.testpmd.command("clear fwd stats all")
         self.testpmd.start_forwarding()
+
+    def packets(self):
+        """Packets moved since `begin`."""
+        return self.testpmd.stats()[self._counter]
 
     def end(self):
         """Cycles per packet since `begin`, as testpmd counts them."""

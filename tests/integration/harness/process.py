@@ -69,6 +69,10 @@ class Program:
         self._environment = {**os.environ, **(environment or {})}
         self._process = None
 
+    def run_under(self, wrapper):
+        """Has the program started by another one, such as valgrind with its options."""
+        self._argv[3:3] = map(str, wrapper)
+
     def start(self, stdin=subprocess.DEVNULL, stdout=None):
         """Starts the program; its output goes to the end of the log unless stdout names another place."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
