@@ -64,7 +64,7 @@ Result<void> Nic::set_status(vdpa::Status status) {
   if (status != vdpa::Status::reset) return {};
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     if (!queues_[i].is_set()) continue;
-    CW_CHECK(stop_queue(QueueIndex{i}));
+    CW_CHECK(stop_queue(QueueIndex{i}, vdpa::StopMode::drain));
     CW_CHECK(enable_queue(QueueIndex{i}, false));
   }
   start_over({});
@@ -211,7 +211,7 @@ Result<void> Nic::set_call(QueueIndex queue, std::optional<CallFd> call) {
   return {};
 }
 
-Result<vdpa::QueueState> Nic::stop_queue(QueueIndex queue) {
+Result<vdpa::QueueState> Nic::stop_queue(QueueIndex queue, vdpa::StopMode /*mode*/) {
   CW_TRY(Running * slot, running(queue));
   if (!slot->is_set())
     return fail(Errc::invalid_value, fmt::format("NIC {}: queue {} does not run", config_.name, number(queue)));

@@ -38,7 +38,7 @@ class Nic final : public vdpa::Device {
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override;
   Result<void> enable_queue(vdpa::QueueIndex queue, bool enabled) override;
   Result<void> set_call(vdpa::QueueIndex queue, std::optional<CallFd> call) override;
-  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue) override;
+  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue, vdpa::StopMode mode) override;
   std::optional<vdpa::QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex queue) const override;

@@ -142,7 +142,7 @@ class Port {
   Result<void> set_queue_err(QueueIndex queue, std::optional<ErrFd> err);
   Result<void> enable_queue(QueueIndex queue, bool enabled);
   /// Stops the queue (if it runs) and returns where its next user must resume.
-  Result<QueueState> stop_queue(QueueIndex queue);
+  Result<QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode = vdpa::StopMode::drain);
   /// True while no queue runs: then nothing may be sent to the driver side.
   bool is_suspended() const;
 
@@ -191,7 +191,7 @@ class Port {
   Result<void> run(QueueIndex queue, Queue& state);
   Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
   Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);
-  Result<QueueState> halt(QueueIndex queue, Queue& state);
+  Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
   Result<QueueState> recover_state(const Queue& state) const;
   void stop_all();

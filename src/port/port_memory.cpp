@@ -91,7 +91,7 @@ std::vector<std::uint16_t> Port::pause_all() {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& queue = queues_[i];
     if (!queue.started || queue.failed) continue;
-    auto position = halt(QueueIndex{i}, queue);
+    auto position = halt(QueueIndex{i}, queue, vdpa::StopMode::leave);
     if (!position) {
       queue.started = true;
       fail_queue(QueueIndex{i}, position.error());

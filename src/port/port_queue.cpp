@@ -50,7 +50,7 @@ Result<void> Port::set_queue_addresses(QueueIndex queue, RingAddresses addresses
     }
   }
   if (!state->started) return {};
-  CW_TRY(state->start, halt(queue, *state));
+  CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
   return run(queue, *state);
 }
 
@@ -63,7 +63,7 @@ Result<void> Port::set_queue_base(QueueIndex queue, QueueState position) {
 Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
   CW_TRY(Queue * state, find(queue));
   if (state->started) {
-    CW_TRY(state->start, halt(queue, *state));
+    CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
   }
   state->kick = std::move(kick);
   return run(queue, *state);
@@ -96,11 +96,11 @@ Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
   return slots_[state->slot].device->enable_queue(queue, enabled);
 }
 
-Result<QueueState> Port::stop_queue(QueueIndex queue) {
+Result<QueueState> Port::stop_queue(QueueIndex queue, vdpa::StopMode mode) {
   CW_TRY(Queue * state, find(queue));
   if (state->started) {
     const bool was_running = !is_control(queue) && !state->failed;
-    if (auto position = halt(queue, *state)) {
+    if (auto position = halt(queue, *state, mode)) {
       state->start = std::move(*position);
     } else {
       log::warn("port {} queue {}: {}; says where it started", name(), number(queue), position.error().text());
@@ -210,7 +210,7 @@ Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, std::size_t firs
   return {};
 }
 
-Result<QueueState> Port::halt(QueueIndex queue, Queue& state) {
+Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mode) {
   state.started = false;
   if (is_control(queue)) {
     if (!control_queue_) return start_of(state);
@@ -218,7 +218,7 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state) {
     control_queue_.reset();
     return position;
   }
-  auto stopped = slots_[state.slot].device->stop_queue(queue);
+  auto stopped = slots_[state.slot].device->stop_queue(queue, mode);
   if (stopped) return *stopped;
   log::warn("port {} queue {}: no position from device {}: {}", name(), number(queue),
             slots_[state.slot].device->info().name, stopped.error().text());
@@ -275,7 +275,7 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
     state.slot = to;
     return {};
   }
-  CW_TRY(state.start, halt(queue, state));
+  CW_TRY(state.start, halt(queue, state, vdpa::StopMode::leave));
   auto moved = run_on(queue, state, to);
   if (moved) {
     ++rebinds_;

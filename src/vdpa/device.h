@@ -71,6 +71,12 @@ struct NotifyArea {
   std::uint64_t size;
 };
 
+/// What a stop does with chains that the Device has taken and not used yet.
+enum class StopMode : std::uint8_t {
+  drain,  ///< finishes them; for a Device whose requests wait for a rate limit, without that wait
+  leave,  ///< finishes those it is working on; the rest are in QueueState::in_flight, for whoever works the queue next
+};
+
 /// Answer to a command of the control virtqueue.
 struct ControlReply {
   std::uint8_t ack;  ///< 0 is OK
@@ -136,8 +142,9 @@ class Device {
   virtual Result<void> enable_queue(QueueIndex queue, bool enabled) = 0;
   /// Replaces the call descriptor of a running queue.
   virtual Result<void> set_call(QueueIndex queue, std::optional<CallFd> call) = 0;
-  /// Stops a running queue; after return the Device touches neither its ring nor its buffers.
-  virtual Result<QueueState> stop_queue(QueueIndex queue) = 0;
+  /// Stops a running queue; after return the Device touches neither its ring nor its buffers. Waits for what the Device
+  /// is working on (a disk: for its storage), never for the driver.
+  virtual Result<QueueState> stop_queue(QueueIndex queue, StopMode mode) = 0;
 
   /// The queue's doorbell, where there is one.
   virtual std::optional<NotifyArea> notify_area(QueueIndex /*queue*/) const { return std::nullopt; }

@@ -202,7 +202,8 @@ Result<void> Frontend::set_status(vdpa::Status status) {
   }
   while (!queues_.empty()) {
     const QueueIndex queue = queues_.begin()->first;
-    if (auto stopped = stop_queue(queue); !stopped) log::warn("device {}: {}", info_.name, stopped.error().text());
+    if (auto stopped = stop_queue(queue, vdpa::StopMode::drain); !stopped)
+      log::warn("device {}: {}", info_.name, stopped.error().text());
     queues_.erase(queue);
   }
   features_.reset();

@@ -81,7 +81,7 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<void> set_queue(QueueIndex queue, vdpa::QueueSetup setup) override;
   Result<void> enable_queue(QueueIndex queue, bool enabled) override;
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call) override;
-  Result<vdpa::QueueState> stop_queue(QueueIndex queue) override;
+  Result<vdpa::QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode) override;
   std::optional<QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   /// None: the protocol has no counters.

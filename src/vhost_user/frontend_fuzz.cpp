@@ -137,7 +137,7 @@ void drive(Loop& loop, Frontend& device, const GuestMemory& guest) {
   pump();
   done(device.read_config(0, bytes));
   done(device.set_mtu(1500));
-  done(device.stop_queue(QueueIndex{0}));
+  done(device.stop_queue(QueueIndex{0}, vdpa::StopMode::drain));
   pump();
   done(device.unmap(regions));
   done(device.set_status(vdpa::Status::reset));

@@ -111,7 +111,7 @@ TEST_F(ABadBackend, GivesThePositionOfAnotherQueue) {
       meet({{Request::get_vring_base,
              {reply_of(Request::get_vring_base, kReply, bytes_of(wire::VringState{.index = 1, .number = 0}))}}}));
   start(0);
-  const auto stopped = frontend_->stop_queue(QueueIndex{0});
+  const auto stopped = frontend_->stop_queue(QueueIndex{0}, vdpa::StopMode::drain);
   ASSERT_FALSE(stopped);
   EXPECT_EQ(stopped.error().text(), "GET_VRING_BASE: the position of queue 1 comes for queue 0");
   EXPECT_FALSE(frontend_->is_connected());
@@ -145,7 +145,7 @@ TEST_F(ABadBackend, RefusesAQueue) {
   ASSERT_FALSE(started);
   EXPECT_EQ(started.error().text(), "SET_VRING_ADDR: the back-end refuses (answers 1)");
   EXPECT_TRUE(frontend_->is_connected());
-  EXPECT_FALSE(frontend_->stop_queue(QueueIndex{0}));
+  EXPECT_FALSE(frontend_->stop_queue(QueueIndex{0}, vdpa::StopMode::drain));
 }
 
 TEST_F(ABadBackend, RefusesMemoryAndKeepsNoneOfIt) {

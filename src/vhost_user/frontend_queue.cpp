@@ -161,7 +161,7 @@ Result<void> Frontend::set_call(QueueIndex index, std::optional<CallFd> call) {
   return {};
 }
 
-Result<vdpa::QueueState> Frontend::stop_queue(QueueIndex index) {
+Result<vdpa::QueueState> Frontend::stop_queue(QueueIndex index, vdpa::StopMode /*mode*/) {
   CW_TRY(Queue * queue, find(index));
   const Queue stopped = std::move(*queue);
   queues_.erase(index);

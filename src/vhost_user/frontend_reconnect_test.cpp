@@ -53,7 +53,7 @@ TEST_F(AFrontendThatReconnects, ResumesItsQueuesWhereTheRingsStand) {
   EXPECT_TRUE(far_->ask([](FakeDevice& device) { return device.queues.at(QueueIndex{1}).kick->drain(); })) << "kick";
   EXPECT_TRUE(call_->drain());
   EXPECT_EQ(far_->ask([](FakeDevice& device) { return device.features; }), FeatureSet{virtio::Feature::version_1});
-  const auto state = frontend_->stop_queue(QueueIndex{1});
+  const auto state = frontend_->stop_queue(QueueIndex{1}, vdpa::StopMode::drain);
   ASSERT_TRUE(state);
   EXPECT_EQ(state->avail, 9);
 }
@@ -86,7 +86,7 @@ TEST_F(AFrontendThatReconnects, StopsAQueueWhereTheRingStands) {
   start(0);
   use_up_to(0, 21);
   lose_backend();
-  const auto state = frontend_->stop_queue(QueueIndex{0});
+  const auto state = frontend_->stop_queue(QueueIndex{0}, vdpa::StopMode::drain);
   ASSERT_TRUE(state) << state.error().text();
   EXPECT_EQ(state->avail, 21);
   find_backend();

@@ -99,11 +99,11 @@ TEST_F(AFrontend, StartsAQueueWhereItIsToldAndStopsIt) {
   start(1, 77);
   EXPECT_TRUE(far_->ask([](FakeDevice& device) { return device.queues.at(QueueIndex{1}).enabled; }));
   EXPECT_EQ(far_->ask([](FakeDevice& device) { return device.queues.at(QueueIndex{1}).ring.state().avail; }), 77);
-  const auto state = frontend_->stop_queue(QueueIndex{1});
+  const auto state = frontend_->stop_queue(QueueIndex{1}, vdpa::StopMode::drain);
   ASSERT_TRUE(state) << state.error().text();
   EXPECT_EQ(*state, (vdpa::QueueState{.avail = 77, .used = 77, .in_flight = {}}));
   EXPECT_FALSE(far_runs(1));
-  EXPECT_FALSE(frontend_->stop_queue(QueueIndex{1}));
+  EXPECT_FALSE(frontend_->stop_queue(QueueIndex{1}, vdpa::StopMode::drain));
 }
 
 TEST_F(AFrontend, DisablesAQueue) {

@@ -127,7 +127,7 @@ class FakeDevice final : public vdpa::Device {
     state->call = std::move(call);
     return {};
   }
-  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue) override {
+  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue, vdpa::StopMode /*mode*/) override {
     CW_TRY(const Queue* state, find(queue));
     const auto position = state->ring.state();
     queues.erase(queue);
