@@ -7,7 +7,11 @@
 
 namespace causeway::net {
 
-/// Two bytes at `at`, which must lie inside `bytes`; so for all of these.
+/// The byte at `at`, which must lie inside `bytes`; so for all of these.
+inline std::uint8_t byte_at(std::span<const std::byte> bytes, std::size_t at) {
+  return std::to_integer<std::uint8_t>(bytes[at]);
+}
+
 inline std::uint16_t be16(std::span<const std::byte> bytes, std::size_t at) {
   return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 |
                                     std::to_integer<unsigned>(bytes[at + 1]));

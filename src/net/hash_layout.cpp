@@ -1,38 +1,23 @@
 #include "net/hash_layout.h"
 
-#include "net/big_endian.h"
-#include "net/ethernet.h"
-#include "net/offload_layout.h"
+#include "net/ip_headers.h"
 
 #include <algorithm>
 
 namespace causeway::net {
 namespace {
 
-constexpr std::uint16_t kEtherTypeServiceVlan = 0x88a8;
-constexpr int kMaxVlanTags = 2;
-constexpr std::size_t kIpv4Header = 20;
-constexpr std::uint16_t kIpv4FragmentBits = 0x3fff;  // "more fragments", and the offset
-constexpr std::size_t kIpv6Header = 40;
 constexpr std::size_t kIpv6Address = 16;
 constexpr std::size_t kPorts = 4;
 
-constexpr std::uint8_t kHopByHop = 0;
-constexpr std::uint8_t kRouting = 43;
 constexpr std::uint8_t kFragment = 44;
 constexpr std::uint8_t kAuthentication = 51;
-constexpr std::uint8_t kDestinationOptions = 60;
-constexpr int kMaxExtensions = 8;  // RFC 8200 recommends at most 4
 
 constexpr std::uint8_t kOptionPad1 = 0;
 constexpr std::uint8_t kOptionHomeAddress = 0xc9;
 constexpr std::uint8_t kRoutingHome = 2;
 
 using Bytes = std::span<const std::byte>;
-
-std::uint8_t byte_at(Bytes bytes, std::size_t at) {
-  return std::to_integer<std::uint8_t>(bytes[at]);
-}
 
 void set_transport(HashLayout& layout, Bytes bytes, std::uint8_t protocol, std::size_t at) {
   if (protocol != kProtocolTcp && protocol != kProtocolUdp) return;
@@ -111,22 +96,9 @@ std::optional<HashLayout> find_ipv6(Bytes bytes, std::size_t ip) {
 }  // namespace
 
 std::optional<HashLayout> find_hash_layout(Bytes start) {
-  std::size_t at = 12;
-  for (int tags = 0; tags <= kMaxVlanTags; ++tags, at += 4) {
-    if (start.size() < at + 2) return std::nullopt;
-    switch (be16(start, at)) {
-      case kEtherTypeIpv4:
-        return find_ipv4(start, at + 2);
-      case kEtherTypeIpv6:
-        return find_ipv6(start, at + 2);
-      case kEtherTypeVlan:
-      case kEtherTypeServiceVlan:
-        break;
-      default:
-        return std::nullopt;
-    }
-  }
-  return std::nullopt;
+  const auto network = find_network(start);
+  if (!network) return std::nullopt;
+  return network->is_ipv6 ? find_ipv6(start, network->at) : find_ipv4(start, network->at);
 }
 
 }  // namespace causeway::net

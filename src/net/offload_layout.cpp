@@ -1,53 +1,12 @@
 #include "net/offload_layout.h"
 
-#include "net/big_endian.h"
-#include "net/ethernet.h"
+#include "net/ip_headers.h"
 
 namespace causeway::net {
 namespace {
 
-constexpr std::uint16_t kEtherTypeServiceVlan = 0x88a8;
-constexpr int kMaxVlanTags = 2;
-
-constexpr std::size_t kIpv4Header = 20;
-constexpr std::uint16_t kIpv4FragmentBits = 0x3fff;  // "more fragments", and the offset
-
-constexpr std::size_t kIpv6Header = 40;
-constexpr std::uint8_t kIpv6HopByHop = 0;
-constexpr std::uint8_t kIpv6Routing = 43;
-constexpr std::uint8_t kIpv6Destination = 60;
-constexpr int kMaxIpv6Extensions = 8;  // RFC 8200 recommends at most 4
-
 constexpr std::size_t kTcpHeader = 20;
 constexpr std::size_t kUdpHeader = 8;
-
-std::uint8_t byte_at(std::span<const std::byte> frame, std::size_t at) {
-  return std::to_integer<std::uint8_t>(frame[at]);
-}
-
-struct Network {
-  bool is_ipv6;
-  std::size_t at;
-};
-
-std::optional<Network> find_network(std::span<const std::byte> frame) {
-  std::size_t at = 12;
-  for (int tags = 0; tags <= kMaxVlanTags; ++tags, at += 4) {
-    if (frame.size() < at + 2) return std::nullopt;
-    switch (be16(frame, at)) {
-      case kEtherTypeIpv4:
-        return Network{.is_ipv6 = false, .at = at + 2};
-      case kEtherTypeIpv6:
-        return Network{.is_ipv6 = true, .at = at + 2};
-      case kEtherTypeVlan:
-      case kEtherTypeServiceVlan:
-        break;
-      default:
-        return std::nullopt;
-    }
-  }
-  return std::nullopt;
-}
 
 /// Where the header of `protocol` begins behind the IPv4 header at `ip`; it may be outside the frame.
 std::optional<std::size_t> behind_ipv4(std::span<const std::byte> frame, std::size_t ip, std::uint8_t protocol) {
@@ -62,11 +21,11 @@ std::optional<std::size_t> behind_ipv6(std::span<const std::byte> frame, std::si
   if (frame.size() < ip + kIpv6Header || byte_at(frame, ip) >> 4 != 6) return std::nullopt;
   std::uint8_t next = byte_at(frame, ip + 6);
   std::size_t at = ip + kIpv6Header;
-  for (int headers = 0; headers < kMaxIpv6Extensions; ++headers) {
+  for (int headers = 0; headers < kMaxExtensions; ++headers) {
     if (next == protocol) return at;
-    if (next != kIpv6HopByHop && next != kIpv6Routing && next != kIpv6Destination) return std::nullopt;
+    if (next != kHopByHop && next != kRouting && next != kDestinationOptions) return std::nullopt;
     if (frame.size() < at + 8) return std::nullopt;
-    const bool is_still_routed = next == kIpv6Routing && byte_at(frame, at + 3) != 0;
+    const bool is_still_routed = next == kRouting && byte_at(frame, at + 3) != 0;
     if (is_still_routed) return std::nullopt;
     next = byte_at(frame, at);
     at += 8 * (byte_at(frame, at + 1) + std::size_t{1});

@@ -1,6 +1,7 @@
 // Where the headers of a packet lie that is to be cut into segments.
 #pragma once
 
+#include "net/ip_headers.h"
 #include "virtio/net.h"
 
 #include <cstddef>
@@ -9,9 +10,6 @@
 #include <span>
 
 namespace causeway::net {
-
-inline constexpr std::uint8_t kProtocolTcp = 6;
-inline constexpr std::uint8_t kProtocolUdp = 17;
 
 /// Offsets from the start of the frame; all of them, and the headers they begin, lie inside the frame.
 struct PacketLayout {
