@@ -1,25 +1,12 @@
 // Counters of one queue: written by its worker alone, read by the control thread.
 #pragma once
 
+#include "base/counter.h"
 #include "vdpa/device.h"
 
-#include <atomic>
-#include <cstdint>
 #include <vector>
 
 namespace causeway::net {
-
-/// A counter with one writer.
-class Counter {
- public:
-  void add(std::uint64_t count) {
-    value_.store(value_.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
-  }
-  std::uint64_t value() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<std::uint64_t> value_{0};
-};
 
 /// What happened on a queue. It outlives the running queue, so that counts go on over stop and rebind.
 struct alignas(64) QueueCounters {

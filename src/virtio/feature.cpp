@@ -1,5 +1,6 @@
 #include "virtio/feature.h"
 
+#include "virtio/blk.h"
 #include "virtio/net.h"
 
 #include <fmt/format.h>
@@ -70,11 +71,31 @@ constexpr std::array kNetNames = {
     named(NetFeature::speed_duplex, "speed_duplex"),
 };
 
+constexpr std::array kBlkNames = {
+    named(BlkFeature::size_max, "size_max"),
+    named(BlkFeature::seg_max, "seg_max"),
+    named(BlkFeature::geometry, "geometry"),
+    named(BlkFeature::ro, "ro"),
+    named(BlkFeature::blk_size, "blk_size"),
+    named(BlkFeature::flush, "flush"),
+    named(BlkFeature::topology, "topology"),
+    named(BlkFeature::config_wce, "config_wce"),
+    named(BlkFeature::mq, "mq"),
+    named(BlkFeature::discard, "discard"),
+    named(BlkFeature::write_zeroes, "write_zeroes"),
+    named(BlkFeature::lifetime, "lifetime"),
+    named(BlkFeature::secure_erase, "secure_erase"),
+    named(BlkFeature::zoned, "zoned"),
+};
+
 template <class Visit>
 void each_name(DeviceType type, Visit visit) {
   for (const Named& entry : kRingNames) visit(entry);
-  if (type != DeviceType::net) return;
-  for (const Named& entry : kNetNames) visit(entry);
+  if (type == DeviceType::net) {
+    for (const Named& entry : kNetNames) visit(entry);
+  } else if (type == DeviceType::block) {
+    for (const Named& entry : kBlkNames) visit(entry);
+  }
 }
 
 }  // namespace
