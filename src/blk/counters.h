@@ -22,16 +22,11 @@ struct alignas(64) QueueCounters {
   Counter calls;      ///< notifications sent to the driver
 
   std::vector<vdpa::Counter> report() const {
-    return {{"reads", reads.value()},
-            {"writes", writes.value()},
-            {"flushes", flushes.value()},
-            {"discards", discards.value()},
-            {"read_bytes", read_bytes.value()},
-            {"written_bytes", written_bytes.value()},
-            {"errors", errors.value()},
-            {"again", again.value()},
-            {"throttled", throttled.value()},
-            {"calls", calls.value()}};
+    return {{"reads", reads.value()},           {"writes", writes.value()},
+            {"flushes", flushes.value()},       {"discards", discards.value()},
+            {"read_bytes", read_bytes.value()}, {"written_bytes", written_bytes.value()},
+            {"errors", errors.value()},         {"again", again.value()},
+            {"throttled", throttled.value()},   {"calls", calls.value()}};
   }
 };
 

@@ -36,8 +36,8 @@ Result<void> check(const DiskConfig& config, const Store& store) {
                               store.block_size()));
   const std::uint32_t physical = config.physical_block_size;
   if (physical != 0 && (!is_block(physical) || physical < config.block_size))
-    return refuse(fmt::format("a physical block size of {}; expected a power of two, at least {}", physical,
-                              config.block_size));
+    return refuse(
+        fmt::format("a physical block size of {}; expected a power of two, at least {}", physical, config.block_size));
   for (const std::uint32_t size : {config.least_io_size, config.best_io_size}) {
     if (size % config.block_size != 0) return refuse(fmt::format("an I/O size of {} is no multiple of a block", size));
   }
@@ -224,8 +224,8 @@ Result<std::unique_ptr<DiskQueue>> Disk::start_on_worker(QueueIndex queue, const
   Worker& host = worker(queue);
   // There altogether: an io_uring belongs to the thread that makes it.
   host.run([&] {
-    started = DiskQueue::start(setup, map_, *volume_, serial_, choices(), counters_[number(queue)],
-                               fault_handler(queue));
+    started =
+        DiskQueue::start(setup, map_, *volume_, serial_, choices(), counters_[number(queue)], fault_handler(queue));
     if (!started) return;
     if (auto watched = (*started)->watch(host); !watched) {
       (*started)->unwatch(host);

@@ -4,8 +4,6 @@
 
 #include "base/loop.h"
 #include "base/worker.h"
-#include "blk/disk_queue.h"
-#include "blk/volume.h"
 #include "vdpa/device.h"
 #include "virtio/blk.h"
 
@@ -16,6 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "blk/disk_queue.h"
+#include "blk/volume.h"
+
 namespace causeway::blk {
 
 inline constexpr std::uint16_t kMaxQueues = 64;
@@ -23,10 +24,10 @@ inline constexpr std::uint32_t kLargestBlock = 4096;
 
 struct DiskConfig {
   std::string name;
-  std::uint16_t queues = 1;           ///< 1 to kMaxQueues
-  std::uint32_t largest_ring = 1024;  ///< entries
-  std::string serial;                 ///< at most kBlkIdSize bytes
-  std::uint32_t block_size = 512;     ///< logical, bytes: a power of two from 512 to kLargestBlock
+  std::uint16_t queues = 1;               ///< 1 to kMaxQueues
+  std::uint32_t largest_ring = 1024;      ///< entries
+  std::string serial;                     ///< at most kBlkIdSize bytes
+  std::uint32_t block_size = 512;         ///< logical, bytes: a power of two from 512 to kLargestBlock
   std::uint32_t physical_block_size = 0;  ///< bytes: a power of two, at least block_size; 0: the same
   std::uint32_t least_io_size = 0;        ///< bytes, a multiple of block_size; 0: not told
   std::uint32_t best_io_size = 0;         ///< bytes, a multiple of block_size; 0: not told

@@ -66,7 +66,7 @@ DiskQueue::DiskQueue(virtio::DeviceQueue ring, const vdpa::QueueSetup& setup, st
 Result<void> DiskQueue::watch(Worker& worker) const {
   if (kick_) CW_CHECK(worker.watch_event(kick_->fd()));
   if (timer_) CW_CHECK(worker.watch_event(*timer_));
-  if (channel_->event() != nullptr) CW_CHECK(worker.watch_level(*channel_->event()));
+  if (channel_->event() != nullptr) CW_CHECK(worker.watch_event(*channel_->event()));
   return {};
 }
 
@@ -148,9 +148,8 @@ bool DiskQueue::may_start(const Request& request) {
 }
 
 bool DiskQueue::overlaps(const Operation& operation) const {
-  return std::ranges::any_of(running_, [&operation](const Request* other) {
-    return other->changes && intersect(*other, operation);
-  });
+  return std::ranges::any_of(
+      running_, [&operation](const Request* other) { return other->changes && intersect(*other, operation); });
 }
 
 bool DiskQueue::is_admitted(const Request& request) {
@@ -231,11 +230,12 @@ void DiskQueue::fail(virtio::RingFault fault) {
 }
 
 bool DiskQueue::arm() {
-  if (!is_handed_over_) return true;
+  if (!is_handed_over_ || (!running_.empty() && channel_->arm())) return true;
   return enabled_ && !free_.empty() && ring_.arm();
 }
 
 void DiskQueue::disarm() {
+  channel_->disarm();
   ring_.disarm();
 }
 

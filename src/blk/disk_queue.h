@@ -2,10 +2,6 @@
 #pragma once
 
 #include "base/worker.h"
-#include "blk/counters.h"
-#include "blk/overlap_filter.h"
-#include "blk/request.h"
-#include "blk/volume.h"
 #include "vdpa/device.h"
 #include "virtio/device_queue.h"
 
@@ -14,6 +10,11 @@
 #include <memory>
 #include <optional>
 #include <vector>
+
+#include "blk/counters.h"
+#include "blk/overlap_filter.h"
+#include "blk/request.h"
+#include "blk/volume.h"
 
 namespace causeway::blk {
 
@@ -92,9 +93,9 @@ class DiskQueue final : public Task {
   std::deque<Request*> waiting_;   // taken and not begun, oldest first
   OverlapFilter changing_;
   bool is_unpublished_ = false;
-  bool is_handed_over_ = true;     // the channel has taken all that was submitted
-  bool ignores_limits_ = false;    // being drained
-  std::optional<OwnedFd> timer_;   // with rate limits: wakes the worker when the next request may start
+  bool is_handed_over_ = true;    // the channel has taken all that was submitted
+  bool ignores_limits_ = false;   // being drained
+  std::optional<OwnedFd> timer_;  // with rate limits: wakes the worker when the next request may start
 };
 
 }  // namespace causeway::blk

@@ -1,7 +1,6 @@
 #include "blk/file_store.h"
 
 #include "base/log.h"
-#include "blk/uring_channel.h"
 
 #include <fmt/format.h>
 
@@ -14,6 +13,8 @@
 
 #include <cerrno>
 #include <thread>
+
+#include "blk/uring_channel.h"
 
 namespace causeway::blk {
 namespace {
@@ -79,8 +80,7 @@ Result<void> FileStore::examine() {
       return fail(Errc::invalid_value, fmt::format("'{}' has no direct access", config_.path.native()));
     }
   } else {
-    return fail(Errc::invalid_value,
-                fmt::format("'{}' is neither a file nor a block device", config_.path.native()));
+    return fail(Errc::invalid_value, fmt::format("'{}' is neither a file nor a block device", config_.path.native()));
   }
   return refresh();
 }

@@ -1,14 +1,14 @@
 // A disk in a file or on a block device, by io_uring.
 #pragma once
 
-#include "blk/store.h"
-
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+
+#include "blk/store.h"
 
 namespace causeway::blk {
 

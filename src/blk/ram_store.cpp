@@ -28,6 +28,8 @@ class InstantChannel : public Channel {
   }
   void wait() final {}
   const OwnedFd* event() const final { return nullptr; }
+  bool arm() final { return false; }
+  void disarm() final {}
 
  private:
   /// Returns 0 or an errno.
@@ -101,8 +103,8 @@ Result<std::shared_ptr<RamStore>> RamStore::make(std::uint64_t bytes, std::optio
   }
   CW_TRY(const std::uint64_t size, size_of(*inherited));
   if (size != bytes) {
-    return fail(Errc::invalid_value, fmt::format("the disk in memory that was handed over has {} bytes, not {}", size,
-                                                 bytes));
+    return fail(Errc::invalid_value,
+                fmt::format("the disk in memory that was handed over has {} bytes, not {}", size, bytes));
   }
   CW_TRY(auto memory, Mapping::map(*inherited, 0, bytes));
   return std::shared_ptr<RamStore>(new RamStore(std::move(*inherited), std::move(memory)));

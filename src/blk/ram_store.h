@@ -2,11 +2,12 @@
 #pragma once
 
 #include "base/mapping.h"
-#include "blk/store.h"
 
 #include <memory>
 #include <optional>
 #include <string>
+
+#include "blk/store.h"
 
 namespace causeway::blk {
 

@@ -1,13 +1,14 @@
 // One request of the block device: from a chain to an operation on the store. Spec: virtio 1.3 section 5.2.6.
 #pragma once
 
-#include "blk/store.h"
 #include "virtio/blk.h"
 #include "virtio/chain.h"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+
+#include "blk/store.h"
 
 namespace causeway::blk {
 

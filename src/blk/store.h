@@ -24,10 +24,10 @@ struct Operation {
     unmap,    ///< the same, and the store may give the place back
   };
   Kind kind = Kind::read;
-  std::uint64_t offset = 0;           ///< bytes
-  std::uint64_t length = 0;           ///< bytes; of a read or write the sum of `data`
+  std::uint64_t offset = 0;             ///< bytes
+  std::uint64_t length = 0;             ///< bytes; of a read or write the sum of `data`
   std::vector<memory::GuestSpan> data;  ///< of a read or write
-  int error = 0;                      ///< once done: 0, or an errno
+  int error = 0;                        ///< once done: 0, or an errno
 };
 
 /// One queue's way to a store: takes operations, gives them back when they are done, in any order. Made, used and
@@ -43,8 +43,12 @@ class Channel {
   virtual Operation* reap() = 0;
   /// Waits until one more is done. Only with operations under way.
   virtual void wait() = 0;
-  /// Readable when `reap` has something to give; nullptr: everything is done when `flush` returns.
+  /// An eventfd that is signalled, once armed, when `reap` has something to give; nullptr: everything is done when
+  /// `flush` returns.
   virtual const OwnedFd* event() const = 0;
+  /// Asks for that signal, then looks: true when `reap` has something to give already.
+  virtual bool arm() = 0;
+  virtual void disarm() = 0;
 };
 
 /// Thread: control, but for open_channel and bytes.

@@ -1,5 +1,6 @@
 #include "blk/uring_channel.h"
 
+#include <climits>
 #include <fmt/format.h>
 
 #include <fcntl.h>
@@ -8,7 +9,6 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <climits>
 #include <cstring>
 
 namespace causeway::blk {
@@ -37,9 +37,9 @@ bool is_unsupported(int error) {
 
 }  // namespace
 
-Result<std::unique_ptr<Channel>> UringChannel::open(const OwnedFd& file, std::uint32_t depth,
-                                                    std::uint32_t alignment) {
-  std::unique_ptr<UringChannel> channel(new UringChannel(depth, alignment));
+Result<std::unique_ptr<Channel>> UringChannel::open(const OwnedFd& file, std::uint32_t depth, std::uint32_t alignment) {
+  CW_TRY(auto event, EventFd::make());
+  std::unique_ptr<UringChannel> channel(new UringChannel(std::move(event), depth, alignment));
   CW_CHECK(channel->start(file, depth));
   return channel;
 }
@@ -65,9 +65,11 @@ Result<void> UringChannel::start(const OwnedFd& file, std::uint32_t depth) {
   if (const int failed = ::io_uring_register_files(&ring_, &raw, 1); failed < 0) {
     return fail(system_error("io_uring_register_files", -failed));
   }
-  const int watched = ::fcntl(ring_.ring_fd, F_DUPFD_CLOEXEC, 0);
-  if (watched < 0) return fail(system_error("duplicate the descriptor of an io_uring"));
-  event_ = OwnedFd::adopt(watched);
+  // Its own descriptor would do for epoll, were it not for DEFER_TASKRUN, which wakes nobody who polls it.
+  if (const int failed = ::io_uring_register_eventfd(&ring_, event_.fd().borrow()); failed < 0) {
+    return fail(system_error("io_uring_register_eventfd", -failed));
+  }
+  disarm();
   for (Slot& slot : slots_) free_.push_back(&slot);
   return {};
 }
@@ -158,8 +160,7 @@ void UringChannel::prepare_transfer(Slot& slot, io_uring_sqe* entry) {
   const Operation& operation = *slot.operation;
   slot.parts.clear();
   if (slot.bounce) {
-    slot.parts.push_back(
-        {.iov_base = slot.bounce.get() + slot.progress, .iov_len = operation.length - slot.progress});
+    slot.parts.push_back({.iov_base = slot.bounce.get() + slot.progress, .iov_len = operation.length - slot.progress});
   } else {
     std::uint64_t skip = slot.progress;
     for (const memory::GuestSpan& piece : operation.data) {
@@ -256,6 +257,13 @@ Operation* UringChannel::release(Slot& slot) {
   slot.bounce.reset();
   free_.push_back(&slot);
   return slot.operation;
+}
+
+bool UringChannel::arm() {
+  ::io_uring_cq_eventfd_toggle(&ring_, true);
+  memory::full_fence();  // with the kernel's, between its completion and its look at the flag
+  io_uring_cqe* entry = nullptr;
+  return !failed_.empty() || ::io_uring_peek_cqe(&ring_, &entry) == 0;
 }
 
 void UringChannel::wait() {

@@ -1,7 +1,7 @@
 // One queue's io_uring. Reference: io_uring(7).
 #pragma once
 
-#include "blk/store.h"
+#include "base/event_fd.h"
 
 #include <liburing.h>
 #include <sys/uio.h>
@@ -9,8 +9,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <optional>
 #include <vector>
+
+#include "blk/store.h"
 
 namespace causeway::blk {
 
@@ -30,7 +31,9 @@ class UringChannel final : public Channel {
   bool flush() override;
   Operation* reap() override;
   void wait() override;
-  const OwnedFd* event() const override { return &*event_; }
+  const OwnedFd* event() const override { return &event_.fd(); }
+  bool arm() override;
+  void disarm() override { ::io_uring_cq_eventfd_toggle(&ring_, false); }
 
  private:
   struct Free {
@@ -40,13 +43,14 @@ class UringChannel final : public Channel {
 
   struct Slot {
     Operation* operation = nullptr;
-    std::uint64_t progress = 0;  // bytes done
-    std::vector<iovec> parts;    // of what is submitted now
-    Buffer bounce;               // holds the whole operation's data, aligned
+    std::uint64_t progress = 0;     // bytes done
+    std::vector<iovec> parts;       // of what is submitted now
+    Buffer bounce;                  // holds the whole operation's data, aligned
     bool fills_by_writing = false;  // a zero or unmap that the file cannot do otherwise
   };
 
-  UringChannel(std::uint32_t depth, std::uint32_t alignment) : alignment_(alignment), slots_(depth) {}
+  UringChannel(EventFd event, std::uint32_t depth, std::uint32_t alignment)
+      : alignment_(alignment), event_(std::move(event)), slots_(depth) {}
   Result<void> start(const OwnedFd& file, std::uint32_t depth);
   io_uring_sqe* next_entry();
   void prepare(Slot& slot);
@@ -62,7 +66,7 @@ class UringChannel final : public Channel {
   std::uint32_t alignment_;
   io_uring ring_{};
   bool is_open_ = false;
-  std::optional<OwnedFd> event_;  // a duplicate of the ring's descriptor
+  EventFd event_;
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
   std::vector<Operation*> failed_;  // that did not even get into the ring

@@ -2,11 +2,12 @@
 #pragma once
 
 #include "base/log.h"
-#include "blk/rate_limiter.h"
-#include "blk/store.h"
 
 #include <memory>
 #include <string>
+
+#include "blk/rate_limiter.h"
+#include "blk/store.h"
 
 namespace causeway::blk {
 

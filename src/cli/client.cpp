@@ -72,4 +72,10 @@ Result<api::RebindResponse> Client::rebind(const api::RebindRequest& request) {
   return impl_->call(&api::Control::Stub::Rebind, request);
 }
 
+Result<api::ResizeResponse> Client::resize(const std::string& name) {
+  api::ResizeRequest request;
+  request.set_name(name);
+  return impl_->call(&api::Control::Stub::Resize, request);
+}
+
 }  // namespace causeway::cli

@@ -11,6 +11,7 @@ class ListPortsResponse;
 class Port;
 class RebindRequest;
 class RebindResponse;
+class ResizeResponse;
 class VersionResponse;
 }  // namespace causeway::control::v1
 
@@ -31,6 +32,7 @@ class Client {
   Result<api::ListPortsResponse> list_ports();
   Result<api::Port> show_port(const std::string& name);
   Result<api::RebindResponse> rebind(const api::RebindRequest& request);
+  Result<api::ResizeResponse> resize(const std::string& name);
 
  private:
   struct Impl;

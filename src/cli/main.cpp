@@ -65,6 +65,12 @@ Result<std::string> run_rebind(const Options& options) {
   return options.json ? cli::json(answer) : cli::text(answer, request);
 }
 
+Result<std::string> run_resize(const Options& options) {
+  CW_TRY(const auto answer, cli::Client(options.socket).resize(options.port));
+  if (options.json) return cli::json(answer);
+  return fmt::format("port {}: {} bytes\n", options.port, answer.capacity_bytes());
+}
+
 using Command = Result<std::string> (*)(const Options&);
 
 /// Adds a subcommand that selects `command`.
@@ -94,6 +100,10 @@ void declare(CLI::App& app, Options& options, Command& selected) {
   show.add_option("--memory", options.memory, "size of the guest's memory, for --qemu")
       ->capture_default_str()
       ->needs(qemu);
+
+  CLI::App& resize =
+      add(port, "resize", "look at the size of a disk's file again and tell the guest", selected, run_resize);
+  resize.add_option("NAME", options.port, "name of the port")->required();
 
   CLI::App& rebind =
       add(port, "rebind", "move queues to another device while the guest uses them", selected, run_rebind);

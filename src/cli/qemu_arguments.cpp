@@ -31,7 +31,16 @@ std::string chardev(const api::Port& port) {
                      is_server(port) ? "reconnect-ms=1000" : "server=on,wait=off");
 }
 
-std::string device(const api::Port& port) {
+/// QEMU's rings of a disk have 128 entries, which our longest request just fits.
+std::string disk(const api::Port& port) {
+  const api::BlkPort& blk = port.blk();
+  constexpr std::uint32_t kQemuDefaultRing = 128;
+  constexpr std::uint32_t kQemuLargestRing = 1024;
+  return fmt::format("vhost-user-blk-pci,chardev=chr-{},disable-legacy=on,num-queues={},queue-size={}", port.name(),
+                     blk.queues(), std::clamp(blk.queue_size(), kQemuDefaultRing, kQemuLargestRing));
+}
+
+std::string nic(const api::Port& port) {
   const api::NetPort& net = port.net();
   // One vector per queue, one for the control queue, one for configuration changes.
   std::string result = fmt::format("virtio-net-pci,netdev=net-{},mac={},disable-legacy=on,vectors={}", port.name(),
@@ -53,27 +62,26 @@ bool needs_quotes(std::string_view word) {
 }  // namespace
 
 Result<std::vector<std::string>> qemu_arguments(const api::Port& port, std::string_view memory) {
+  std::vector<std::string> arguments{
+      "-m",       fmt::format("size={}", memory),
+      "-object",  fmt::format("memory-backend-memfd,id=causeway-mem,size={},share=on", memory),
+      "-machine", "memory-backend=causeway-mem",
+      "-chardev", chardev(port),
+  };
+  if (port.has_blk()) {
+    arguments.insert(arguments.end(), {"-device", disk(port)});
+    return arguments;
+  }
   constexpr std::uint32_t kQemuSmallestRing = 256;
-  if (!port.has_net()) return fail(Errc::not_supported, fmt::format("port {} is no network port", port.name()));
   if (port.net().queue_size() < kQemuSmallestRing) {
     return fail(Errc::not_supported,
                 fmt::format("port {}: its queue-size is {}, but QEMU's rings have at least {} entries", port.name(),
                             port.net().queue_size(), kQemuSmallestRing));
   }
-  return std::vector<std::string>{
-      "-m",
-      fmt::format("size={}", memory),
-      "-object",
-      fmt::format("memory-backend-memfd,id=causeway-mem,size={},share=on", memory),
-      "-machine",
-      "memory-backend=causeway-mem",
-      "-chardev",
-      chardev(port),
-      "-netdev",
-      fmt::format("vhost-user,id=net-{0},chardev=chr-{0},queues={1}", port.name(), port.net().queue_pairs()),
-      "-device",
-      device(port),
-  };
+  const std::string netdev =
+      fmt::format("vhost-user,id=net-{0},chardev=chr-{0},queues={1}", port.name(), port.net().queue_pairs());
+  arguments.insert(arguments.end(), {"-netdev", netdev, "-device", nic(port)});
+  return arguments;
 }
 
 std::string qemu_notes(const api::Port& port, std::string_view memory) {

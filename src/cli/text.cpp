@@ -51,6 +51,16 @@ std::vector<Row> properties_of(const api::Port& port) {
     rows.push_back(
         {"queue pairs", fmt::format("{}, of at most {} entries", port.net().queue_pairs(), port.net().queue_size())});
   }
+  if (port.has_blk()) {
+    const api::BlkPort& blk = port.blk();
+    const auto limit = [](bool is_set, std::uint64_t value) { return is_set ? fmt::format("{}", value) : "none"; };
+    rows.push_back({"capacity", fmt::format("{} bytes, blocks of {}{}", blk.capacity_bytes(), blk.block_size(),
+                                            blk.read_only() ? ", read-only" : "")});
+    rows.push_back({"serial", blk.serial()});
+    rows.push_back({"request queues", fmt::format("{}, of at most {} entries", blk.queues(), blk.queue_size())});
+    rows.push_back({"limits", fmt::format("requests/s: {}, bytes/s: {}", limit(blk.has_iops(), blk.iops()),
+                                          limit(blk.has_bandwidth(), blk.bandwidth()))});
+  }
   return rows;
 }
 

@@ -12,6 +12,12 @@ namespace {
 
 namespace api = control::v1;
 
+std::string connection_text(const config::DiskPortConfig& disk) {
+  using enum config::DiskPortConfig::Store;
+  if (disk.store == file) return "file:" + disk.path;
+  return fmt::format("{}:{}", disk.store == ram ? "ram" : "null", disk.bytes);
+}
+
 std::string connection_text(const config::Connection& connection) {
   using Kind = config::Connection::Kind;
   switch (connection.kind) {
@@ -50,6 +56,7 @@ std::string state_text(const port::PortReport& report) {
 
 /// Which queue is the control queue depends on what is negotiated; before, it is the last one.
 std::string kind_text(const port::QueueReport& queue, const port::PortReport& report, std::uint32_t pairs) {
+  if (report.type == virtio::DeviceType::block) return "request";
   if (queue.is_control) return "control";
   if (queue.index < 2 * pairs) return queue.index % 2 == 0 ? "receive" : "transmit";
   return report.negotiated == virtio::FeatureSet() ? "control" : "unused";
@@ -79,14 +86,26 @@ void fill(api::NetPort& to, const config::PortConfig& from) {
   to.set_queue_size(from.queue_size);
 }
 
+void fill(api::BlkPort& to, const PortEntry& entry) {
+  const config::DiskPortConfig& disk = *entry.config.disk;
+  to.set_capacity_bytes(entry.disks->bytes());
+  to.set_queues(disk.queues);
+  to.set_queue_size(entry.config.queue_size);
+  to.set_block_size(disk.block_size);
+  to.set_read_only(disk.read_only);
+  to.set_serial(disk.serial);
+  if (disk.limits.requests) to.set_iops(disk.limits.requests->per_second);
+  if (disk.limits.bytes) to.set_bandwidth(disk.limits.bytes->per_second);
+}
+
 void fill(api::Port& to, const PortEntry& entry) {
   const config::PortConfig& config = entry.config;
   const port::PortReport report = entry.port->report();
   to.set_name(config.name);
-  to.set_device_type("net");
+  to.set_device_type(config.disk ? "blk" : "net");
   to.set_socket(config.socket);
   to.set_role(config.role == config::Role::server ? "server" : "client");
-  to.set_connection(connection_text(config.connection));
+  to.set_connection(config.disk ? connection_text(*config.disk) : connection_text(config.connection));
   to.set_worker(config.worker);
   to.set_state(state_text(report));
   for (const auto& device : report.devices) to.add_devices(device);
@@ -99,7 +118,11 @@ void fill(api::Port& to, const PortEntry& entry) {
     fill(*to.add_queues(), queue);
     to.mutable_queues()->rbegin()->set_kind(kind_text(queue, report, config.queue_pairs));
   }
-  fill(*to.mutable_net(), config);
+  if (config.disk) {
+    fill(*to.mutable_blk(), entry);
+  } else {
+    fill(*to.mutable_net(), config);
+  }
 }
 
 void fill(api::Worker& to, const Worker& worker) {
@@ -115,8 +138,8 @@ void fill(api::Worker& to, const Worker& worker) {
 
 /// The data queues that a request means.
 Result<std::vector<std::uint16_t>> wanted_queues(const PortEntry& entry, const api::RebindRequest& request) {
-  const std::uint32_t pairs = entry.config.queue_pairs;
-  const auto last = static_cast<std::uint16_t>(2 * pairs - 1);
+  const std::uint32_t pairs = entry.config.disk ? 0U : entry.config.queue_pairs;
+  const auto last = static_cast<std::uint16_t>((entry.config.disk ? entry.config.disk->queues : 2 * pairs) - 1);
   using Target = api::RebindRequest::TargetCase;
   std::vector<std::uint16_t> queues;
   switch (request.target_case()) {
@@ -126,6 +149,7 @@ Result<std::vector<std::uint16_t>> wanted_queues(const PortEntry& entry, const a
       }
       return std::vector{static_cast<std::uint16_t>(request.queue())};
     case Target::kQueuePair:
+      if (pairs == 0) return fail(Errc::invalid_value, "a disk has no queue pairs; name a queue");
       if (request.queue_pair() >= pairs) {
         return fail(Errc::not_found,
                     fmt::format("there is no queue pair {}; expected 0 to {}", request.queue_pair(), pairs - 1));
@@ -179,6 +203,16 @@ Result<api::RebindResponse> rebind(const Graph& graph, const api::RebindRequest&
   CW_TRY(const PortEntry* entry, graph.find(request.name()));
   auto response = rebind_port(*entry, request);
   if (!response) return fail(std::move(response).error().context("port " + entry->config.name));
+  return response;
+}
+
+Result<api::ResizeResponse> resize(const Graph& graph, const api::ResizeRequest& request) {
+  CW_TRY(const PortEntry* entry, graph.find(request.name()));
+  if (!entry->disks) return fail(Errc::not_supported, fmt::format("port {} has no disk", request.name()));
+  auto bytes = entry->disks->resize();
+  if (!bytes) return fail(std::move(bytes).error().context("port " + request.name()));
+  api::ResizeResponse response;
+  response.set_capacity_bytes(*bytes);
   return response;
 }
 

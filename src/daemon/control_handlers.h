@@ -13,5 +13,7 @@ control::v1::ListPortsResponse list_ports(const Graph& graph);
 Result<control::v1::ShowPortResponse> show_port(const Graph& graph, const control::v1::ShowPortRequest& request);
 /// Errc::not_found: no such port, queue or Device; Errc::invalid_value: no queue was named; or what Port::rebind says.
 Result<control::v1::RebindResponse> rebind(const Graph& graph, const control::v1::RebindRequest& request);
+/// Errc::not_found: no such port; Errc::not_supported: it has no disk.
+Result<control::v1::ResizeResponse> resize(const Graph& graph, const control::v1::ResizeRequest& request);
 
 }  // namespace causeway::daemon

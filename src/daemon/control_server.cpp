@@ -61,6 +61,9 @@ class Service final : public api::Control::Service {
   grpc::Status Rebind(grpc::ServerContext*, const api::RebindRequest* request, api::RebindResponse* response) override {
     return finish(loop_.call([&] { return rebind(graph_, *request); }), *response);
   }
+  grpc::Status Resize(grpc::ServerContext*, const api::ResizeRequest* request, api::ResizeResponse* response) override {
+    return finish(loop_.call([&] { return resize(graph_, *request); }), *response);
+  }
 
  private:
   template <class Response>

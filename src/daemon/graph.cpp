@@ -45,7 +45,7 @@ Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const confi
   config.path = device.socket;
   config.role = role_of(device.role);
   config.type = port.device;
-  config.queues = static_cast<std::uint16_t>(2 * port.queue_pairs);
+  config.queues = port.disk ? port.disk->queues : static_cast<std::uint16_t>(2 * port.queue_pairs);
   config.largest_ring = port.queue_size;
   config.reconnect = device.reconnect;
   config.mac = port.mac.bytes;
@@ -54,28 +54,12 @@ Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const confi
   return std::unique_ptr<vdpa::Device>(std::move(frontend));
 }
 
-Result<std::unique_ptr<vdpa::Device>> make_software_device(Loop& loop, const std::string& name,
-                                                           const config::PortConfig& port,
-                                                           const std::shared_ptr<net::Link>& link) {
+Result<std::unique_ptr<vdpa::Device>> make_nic(Loop& loop, const std::string& name, const config::PortConfig& port,
+                                               const std::shared_ptr<net::Link>& link) {
   net::NicConfig nic{
       .name = name, .mac = port.mac, .queue_pairs = port.queue_pairs, .mtu = port.mtu, .largest_ring = port.queue_size};
   CW_TRY(auto device, net::Nic::make(loop, std::move(nic), link));
   return std::unique_ptr<vdpa::Device>(std::move(device));
-}
-
-/// The software Devices share the link, so that queues can move between them.
-Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(Loop& loop,
-                                                                std::span<const config::DeviceConfig> remote,
-                                                                const config::PortConfig& port,
-                                                                const std::shared_ptr<net::Link>& link) {
-  std::vector<std::unique_ptr<vdpa::Device>> devices;
-  for (const auto& name : port.devices) {
-    const auto known = std::ranges::find(remote, name, &config::DeviceConfig::name);
-    CW_TRY(auto device, known != remote.end() ? make_remote_device(loop, *known, port)
-                                              : make_software_device(loop, name, port, link));
-    devices.push_back(std::move(device));
-  }
-  return devices;
 }
 
 vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
@@ -134,19 +118,42 @@ Result<std::shared_ptr<net::Link>> Graph::make_link(const config::PortConfig& co
                                           connection.frame_bytes);
 }
 
-Result<std::unique_ptr<port::Port>> Graph::make_port(const config::PortConfig& config) {
-  CW_TRY(const auto link, make_link(config));
-  CW_TRY(auto devices, make_devices(loop_, devices_, config, link));
-  return port::Port::make(loop_, {.name = config.name, .features_off = config.features_off}, std::move(devices));
+Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry& entry) {
+  const config::PortConfig& config = entry.config;
+  // The software Devices of a port share what they are connected to, so that queues can move between them.
+  std::shared_ptr<net::Link> link;
+  if (config.disk) {
+    std::vector<Worker*> workers;
+    for (const auto& name : config.disk->workers) workers.push_back(&worker(name));
+    CW_TRY(entry.disks, Disks::open(config, std::move(workers)));
+  } else {
+    CW_TRY(link, make_link(config));
+  }
+  std::vector<std::unique_ptr<vdpa::Device>> devices;
+  for (const auto& name : config.devices) {
+    const auto remote = std::ranges::find(devices_, name, &config::DeviceConfig::name);
+    CW_TRY(auto device, remote != devices_.end() ? make_remote_device(loop_, *remote, config)
+                        : entry.disks            ? entry.disks->make(loop_, name)
+                                                 : make_nic(loop_, name, config, link));
+    devices.push_back(std::move(device));
+  }
+  return devices;
+}
+
+Result<void> Graph::make_port(PortEntry& entry) {
+  CW_TRY(auto devices, make_devices(entry));
+  CW_TRY(entry.port, port::Port::make(loop_, {.name = entry.config.name, .features_off = entry.config.features_off},
+                                      std::move(devices)));
+  return {};
 }
 
 Result<void> Graph::start_port(const config::PortConfig& config) {
-  auto port = make_port(config);
-  if (!port) return fail(std::move(port).error().context("port " + config.name));
-  CW_TRY(auto backend, vhost_user::Backend::start(loop_, **port, backend_config(config)));
+  PortEntry entry{.config = config, .disks = {}, .port = {}, .backend = {}};
+  if (auto made = make_port(entry); !made) return fail(std::move(made).error().context("port " + config.name));
+  CW_TRY(entry.backend, vhost_user::Backend::start(loop_, *entry.port, backend_config(config)));
   log::info("port {}: {} '{}', worker {}", config.name,
             config.role == config::Role::server ? "listens on" : "connects to", config.socket, config.worker);
-  ports_.push_back({config, std::move(*port), std::move(backend)});
+  ports_.push_back(std::move(entry));
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include "base/loop.h"
 #include "base/worker.h"
 #include "daemon/config/config.h"
+#include "daemon/disks.h"
 #include "port/port.h"
 #include "vhost_user/backend.h"
 
@@ -22,6 +23,7 @@ namespace causeway::daemon {
 /// A port and the server that drives it. The server goes first.
 struct PortEntry {
   config::PortConfig config;
+  std::unique_ptr<Disks> disks;  ///< for device type block
   std::unique_ptr<port::Port> port;
   std::unique_ptr<vhost_user::Backend> backend;
 };
@@ -47,7 +49,8 @@ class Graph {
   Graph(Loop& loop, std::vector<config::DeviceConfig> devices);
   Result<void> start_workers(const config::Config& config);
   Result<void> make_switches(const config::Config& config);
-  Result<std::unique_ptr<port::Port>> make_port(const config::PortConfig& config);
+  Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(PortEntry& entry);
+  Result<void> make_port(PortEntry& entry);
   Result<void> start_port(const config::PortConfig& config);
   Result<std::shared_ptr<net::Link>> make_link(const config::PortConfig& config);
   Worker& worker(std::string_view name) const;

@@ -11,10 +11,10 @@ ALLOWED["memory"] = {"base"}
 ALLOWED["virtio"] = ALLOWED["memory"] | {"memory"}
 ALLOWED["vdpa"] = ALLOWED["virtio"] | {"virtio"}
 ALLOWED["port"] = ALLOWED["vdpa"] | {"vdpa"}
-ALLOWED["net"] = ALLOWED["vdpa"] | {"vdpa"}  # a device kind knows neither ports nor servers
+ALLOWED["net"] = ALLOWED["blk"] = ALLOWED["vdpa"] | {"vdpa"}  # a device kind knows neither ports nor servers
 ALLOWED["vhost_user"] = ALLOWED["port"] | {"port"}  # a server knows no device kind
 ALLOWED["control"] = set()
-ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "vhost_user", "control"}
+ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "blk", "vhost_user", "control"}
 ALLOWED["cli"] = {"base", "control"}
 TEST_SUPPORT = {"support"}
 

@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "blk/rate_limiter.h"
+
 namespace causeway::config {
 
 struct DaemonConfig {
@@ -53,6 +55,27 @@ struct DeviceConfig {
   bool operator==(const DeviceConfig&) const = default;
 };
 
+/// What only a port with a disk has.
+struct DiskPortConfig {
+  enum class Store : std::uint8_t { file, ram, null };
+  Store store = Store::null;
+  std::string path;         ///< of a file
+  std::uint64_t bytes = 0;  ///< of the others
+  std::uint16_t queues = 1;
+  bool read_only = false;
+  bool direct = false;  ///< of a file: past the page cache
+  bool writeback = true;
+  bool discard = true;
+  std::string serial;
+  std::uint32_t block_size = 512;
+  std::uint32_t physical_block_size = 0;  ///< 0: as block_size
+  std::uint32_t least_io_size = 0;        ///< 0: not told
+  std::uint32_t best_io_size = 0;         ///< 0: not told
+  blk::RateLimits limits;
+  std::vector<std::string> workers;  ///< at least one; the queues are spread over them
+  bool operator==(const DiskPortConfig&) const = default;
+};
+
 struct PortConfig {
   std::string name;
   std::string socket;
@@ -69,6 +92,7 @@ struct PortConfig {
   std::vector<std::string> devices;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
+  std::optional<DiskPortConfig> disk;  ///< for the device type block; what is above of network ports then means nothing
   bool operator==(const PortConfig&) const = default;
 };
 

@@ -94,6 +94,7 @@ inband-notifications = true
       .devices = {"a", "b"},
       .features_off = virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}.with(virtio::Feature::event_idx),
       .inband_notifications = true,
+      .disk = std::nullopt,
   };
   ASSERT_THAT(config.ports, SizeIs(1));
   EXPECT_EQ(config.ports[0], expected);

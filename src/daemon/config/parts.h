@@ -8,6 +8,8 @@ namespace causeway::config {
 
 /// Reads a `[[port]]`; `config` holds the workers, the switches and the ports before this one.
 Result<PortConfig> read_port(Section section, const Config& config);
+/// Reads what only a `[[port]]` with a disk has; the keys of a network port are refused.
+Result<DiskPortConfig> read_disk_port(const Section& section, const Config& config);
 /// Reads a `[[device]]`; `config` holds those before this one.
 Result<DeviceConfig> read_device(Section section, const Config& config);
 /// Key "role".

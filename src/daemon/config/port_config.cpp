@@ -11,7 +11,8 @@
 namespace causeway::config {
 namespace {
 
-constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net}};
+constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net},
+                                                   {"blk", virtio::DeviceType::block}};
 constexpr std::string_view kConnectionRule =
     "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\", \"source\" or "
     "\"source:BYTES\" with frames of 60 to 1514 bytes";
@@ -86,7 +87,7 @@ Result<net::MacAddress> read_mac(const Section& section, const PortConfig& port,
   const auto mac = net::MacAddress::parse(*text);
   if (!mac || mac->is_multicast() || mac->is_zero()) return section.bad("mac", kRule);
   for (const auto& other : config.ports) {
-    if (other.mac == *mac)
+    if (!other.disk && other.mac == *mac)
       return section.bad("mac", fmt::format("an address other than that of port '{}'", other.name));
   }
   return *mac;
@@ -135,26 +136,37 @@ Result<std::uint16_t> read_queue_size(const Section& section, std::uint16_t fall
   return value;
 }
 
-}  // namespace
-
-Result<PortConfig> read_port(Section section, const Config& config) {
-  PortConfig port;
-  CW_TRY(port.name, read_new_name(section, "port", config.ports));
+/// What only a port with a network device has.
+Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
   CW_CHECK(section.allow_only({"name", "socket", "role", "device", "queue-pairs", "queue-size", "mac", "mtu", "worker",
                                "connection", "devices", "features-off", "inband-notifications"}));
-  CW_TRY(port.socket, read_port_socket(section, config));
-  CW_TRY(port.role, read_role(section, Role::server));
-  CW_TRY(port.device, section.choice<virtio::DeviceType>("device", virtio::DeviceType::net, kDevices));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
-  CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.mac, read_mac(section, port, config));
   constexpr std::int64_t kLeastMtu = 68;  // virtio 1.3 section 5.1.4.1
   CW_TRY(const auto mtu, section.whole("mtu", kLeastMtu, 65535));
   if (mtu) port.mtu = static_cast<std::uint16_t>(*mtu);
   CW_TRY(port.connection, read_connection(section, config));
   CW_TRY(port.worker, read_worker(section, config, port.connection));
+  return {};
+}
+
+}  // namespace
+
+Result<PortConfig> read_port(Section section, const Config& config) {
+  PortConfig port;
+  CW_TRY(port.name, read_new_name(section, "port", config.ports));
+  CW_TRY(port.socket, read_port_socket(section, config));
+  CW_TRY(port.device, section.choice<virtio::DeviceType>("device", virtio::DeviceType::net, kDevices));
+  if (port.device == virtio::DeviceType::block) {
+    CW_TRY(port.disk, read_disk_port(section, config));
+    port.worker = port.disk->workers.front();
+  } else {
+    CW_CHECK(read_net_port(section, config, port));
+  }
+  CW_TRY(port.role, read_role(section, Role::server));
+  CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
+#include <limits>
 #include <numeric>
 
 namespace causeway::config {
@@ -104,6 +106,36 @@ Result<std::optional<std::int64_t>> Section::whole(std::string_view key, std::in
     return bad(key, fmt::format("a whole number from {} to {}", least, most));
   }
   return std::optional(*number);
+}
+
+std::optional<std::uint64_t> parse_amount(std::string_view text) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return std::nullopt;
+  const std::string_view suffix(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  constexpr std::string_view kSuffixes = "KMGT";
+  unsigned shift = 0;
+  if (!suffix.empty()) {
+    const std::size_t power = kSuffixes.find(suffix.front());
+    if (suffix.size() != 1 || power == std::string_view::npos) return std::nullopt;
+    shift = 10 * (static_cast<unsigned>(power) + 1);
+  }
+  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (number > kMost >> shift) return std::nullopt;
+  return number << shift;
+}
+
+Result<std::optional<std::uint64_t>> Section::amount(std::string_view key, std::uint64_t least) const {
+  const Member* member = table_->find(key);
+  if (member == nullptr) return std::optional<std::uint64_t>();
+  std::optional<std::uint64_t> value;
+  if (const auto* number = std::get_if<std::int64_t>(&member->value.data); number != nullptr && *number >= 0) {
+    value = static_cast<std::uint64_t>(*number);
+  } else if (const auto* text = std::get_if<std::string>(&member->value.data)) {
+    value = parse_amount(*text);
+  }
+  if (value && *value >= least) return value;
+  return bad(key, fmt::format("a whole number of at least {}, or one such as \"64M\"", least));
 }
 
 Result<bool> Section::flag(std::string_view key, bool fallback) const {

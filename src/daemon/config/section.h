@@ -39,6 +39,9 @@ class Section {
   /// A text that must be there.
   Result<std::string> required_text(std::string_view key, std::string_view expected) const;
   Result<std::optional<std::int64_t>> whole(std::string_view key, std::int64_t least, std::int64_t most) const;
+  /// An amount: a whole number, or a text such as "64M" with K, M, G or T for powers of 1024. Nothing when it is not
+  /// there.
+  Result<std::optional<std::uint64_t>> amount(std::string_view key, std::uint64_t least) const;
   Result<bool> flag(std::string_view key, bool fallback) const;
   /// An array of texts; nothing when it is not there.
   Result<std::optional<std::vector<std::string>>> texts(std::string_view key, std::string_view expected) const;
@@ -75,6 +78,8 @@ class Section {
   std::string subject_;
 };
 
+/// "64M" as bytes; nothing for what is no amount, or more than 2^63 - 1.
+std::optional<std::uint64_t> parse_amount(std::string_view text);
 /// True for a name that `Section::name` accepts.
 bool is_name(std::string_view text);
 inline constexpr std::string_view kNameRule =

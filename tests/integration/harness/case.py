@@ -36,15 +36,15 @@ class IntegrationCase(unittest.TestCase):
         daemon.start()
         return daemon
 
-    def make_guest(self, name, *nics, **options):
+    def make_guest(self, name, *devices, **options):
         """A guest that is not started yet."""
-        guest = Guest(name, self.folder, nics, **options)
+        guest = Guest(name, self.folder, devices, **options)
         self.addCleanup(guest.kill)
         return guest
 
-    def start_guest(self, name, *nics, **options):
+    def start_guest(self, name, *devices, **options):
         """A guest that takes commands."""
-        guest = self.make_guest(name, *nics, **options)
+        guest = self.make_guest(name, *devices, **options)
         guest.start()
         return guest
 

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .process import Program, ProgramFailed, wait_for
-from .vm_parts import REPOSITORY
+from .vm_parts import program_folder
 
 SWITCH = "sw0"
 WORKER = "w0"
-
-
-def program_folder():
-    """Where the programs under test are."""
-    return Path(os.environ.get("CAUSEWAY_BIN_DIR", REPOSITORY / "build/release/bin"))
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,32 @@ class Port:
     devices: tuple = ("soft",)
     remotes: tuple = ()  # of (name, socket, whether it is waited for)
 
+    def section(self):
+        """What its table in the configuration file says."""
+        return {"name": self.name, "socket": str(self.socket), "role": self.role, "device": "net",
+                "queue-pairs": self.queue_pairs, "queue-size": self.queue_size,
+                **({"mac": self.mac} if self.mac else {}), "mtu": self.mtu, "worker": WORKER,
+                "connection": self.connection, "devices": list(self.devices)}
+
+
+@dataclass(frozen=True)
+class DiskPort:
+    """One port with a disk; `more` are further keys of its table."""
+
+    name: str
+    socket: Path
+    connection: str
+    role: str = "server"
+    queues: int = 1
+    devices: tuple = ("soft",)
+    remotes: tuple = ()
+    more: tuple = ()  # of (key, value)
+
+    def section(self):
+        """What its table in the configuration file says."""
+        return {"name": self.name, "socket": str(self.socket), "role": self.role, "device": "blk",
+                "connection": self.connection, "queues": self.queues, "devices": list(self.devices), **dict(self.more)}
+
 
 def render_config(control, ports, polling="adaptive", cpu=None):
     """The text of a configuration file: one worker (on one processor if `cpu` says which), one switch, and the ports."""
@@ -44,11 +65,7 @@ def render_config(control, ports, polling="adaptive", cpu=None):
     for name, socket, reconnect in [remote for port in ports for remote in port.remotes]:
         sections.append(("[[device]]", {"name": name, "kind": "vhost-user", "socket": str(socket), "reconnect": reconnect}))
     for port in ports:
-        sections.append(("[[port]]", {
-            "name": port.name, "socket": str(port.socket), "role": port.role, "device": "net",
-            "queue-pairs": port.queue_pairs, "queue-size": port.queue_size,
-            **({"mac": port.mac} if port.mac else {}), "mtu": port.mtu, "worker": WORKER,
-            "connection": port.connection, "devices": list(port.devices)}))
+        sections.append(("[[port]]", port.section()))
     # Strings, numbers and lists of strings are written in TOML as in JSON.
     return "\n".join("\n".join([header, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
                      for header, values in sections)

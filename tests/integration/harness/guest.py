@@ -40,6 +40,25 @@ class Nic:
                            f"disable-legacy=on,romfile={multiqueue}{properties}"]
 
 
+@dataclass(frozen=True)
+class Disk:
+    """One virtio-blk device of a guest, its first one being /dev/vda."""
+
+    socket: Path
+    queues: int = 1
+    listen: bool = False
+    reconnect_ms: int = 0
+    properties: str = ""
+
+    def qemu_arguments(self, number):
+        """The arguments that give QEMU this disk."""
+        role = ",server=on,wait=off" if self.listen else ""
+        reconnect = f",reconnect-ms={self.reconnect_ms}" if self.reconnect_ms else ""
+        properties = f",{self.properties}" if self.properties else ""
+        return ["-chardev", f"socket,id=disk{number},path={self.socket}{role}{reconnect}",
+                "-device", f"vhost-user-blk-pci,chardev=disk{number},num-queues={self.queues},disable-legacy=on{properties}"]
+
+
 def count_answers(output):
     """How many answers a ping counted, by what it printed."""
     summary = re.search(r"(\d+) packets received", output)
@@ -59,9 +78,9 @@ class Result:
 class Guest:
     """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short."""
 
-    def __init__(self, name, folder, nics=(), memory_mib=256, cpus=1, memory_slots=0, plug=None):
+    def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None):
         self.name = name
-        self.nics = tuple(nics)
+        self.devices = tuple(devices)
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.memory_slots = memory_slots
@@ -89,7 +108,7 @@ class Guest:
         slots = f",slots={self.memory_slots},maxmem={4 * self.memory_mib}M" if self.memory_slots else ""
         memory = ["-m", f"{self.memory_mib}M{slots}", "-machine", "memory-backend=ram",
                   "-object", f"memory-backend-memfd,id=ram,size={self.memory_mib}M,share=on"]
-        return memory + [word for number, nic in enumerate(self.nics) for word in nic.qemu_arguments(number)]
+        return memory + [word for number, device in enumerate(self.devices) for word in device.qemu_arguments(number)]
 
     def start(self, limit=BOOT_LIMIT):
         """Starts QEMU and waits until the guest takes commands."""

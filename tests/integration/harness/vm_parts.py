@@ -9,8 +9,9 @@ from .process import ProgramFailed, run
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS = REPOSITORY / "scripts"
-MODULES = ("virtio_pci", "virtio_console", "virtio_net")
-PROGRAMS = ("ethtool", "iperf3")
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "crc32c_generic", "ext4")
+PROGRAMS = ("ethtool", "iperf3", "mkfs.ext4", "/usr/sbin/blkdiscard")
+OWN_PROGRAMS = ("blk_check",)  # of tests/guest
 
 
 def vm_folder():
@@ -21,12 +22,18 @@ def vm_folder():
     return folder
 
 
+def program_folder():
+    """Where the programs under test are."""
+    return Path(os.environ.get("CAUSEWAY_BIN_DIR", REPOSITORY / "build/release/bin"))
+
+
 @functools.cache
 def initramfs():
     """Builds the initramfs that all guests of this run share."""
     # Kept open, so that the file lives as long as this process and no longer.
     initramfs.file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
     arguments = [f"--module={name}" for name in MODULES] + [f"--file={name}" for name in PROGRAMS]
+    arguments += [f"--file={program_folder() / name}:/bin/{name}" for name in OWN_PROGRAMS]
     run(SCRIPTS / "build-initramfs", initramfs.file.name, "--modules-dir", vm_folder() / "modules",
         "--init", Path(__file__).with_name("guest_init.sh"), *arguments)
     return Path(initramfs.file.name)
