@@ -43,7 +43,7 @@ class DeviceQueue {
       CW_TRY(auto ring, PackedDeviceQueue::start(config, std::move(map), remember));
       return DeviceQueue(std::move(ring));
     }
-    CW_TRY(auto ring, SplitDeviceQueue::start(config, std::move(map)));
+    CW_TRY(auto ring, SplitDeviceQueue::start(config, std::move(map), remember));
     return DeviceQueue(std::move(ring));
   }
 
@@ -54,16 +54,36 @@ class DeviceQueue {
     return std::visit([](auto& ring) { return ring.has_available(); }, ring_);
   }
   std::uint16_t take(ChainBatch& batch, std::uint16_t limit) {
-    return std::visit([&](auto& ring) { return ring.take(batch, limit); }, ring_);
+    return std::visit(
+        [&](auto& ring) {
+          const std::size_t before = batch.size();
+          const std::uint16_t count = ring.take(batch, limit);
+          // What is taken again is in the record already.
+          for (const Chain& chain : batch.chains().subspan(before)) {
+            if (chain.again == 0) ring.mark(chain);
+          }
+          return count;
+        },
+        ring_);
   }
   void untake(std::span<const Chain> chains) {
     std::visit([&](auto& ring) { ring.untake(chains); }, ring_);
   }
-  void use(const Chain& chain, std::uint32_t written) {
-    std::visit([&](auto& ring) { ring.use(chain, written); }, ring_);
-  }
   void use_unwritten(std::span<const Chain> chains) {
-    std::visit([&](auto& ring) { ring.use_unwritten(chains); }, ring_);
+    std::visit(
+        [&](auto& ring) {
+          ring.use_unwritten(chains);
+          for (const Chain& chain : chains) ring.unmark(chain);
+        },
+        ring_);
+  }
+  void use(const Chain& chain, std::uint32_t written) {
+    std::visit(
+        [&](auto& ring) {
+          ring.use(chain, written);
+          ring.unmark(chain);
+        },
+        ring_);
   }
   bool publish() {
     return std::visit([](auto& ring) { return ring.publish(); }, ring_);

@@ -50,7 +50,9 @@ Result<PackedDeviceQueue> PackedDeviceQueue::start(const RingConfig& config,
   if (auto wrong = objection(config.start, config.size.entries()); !wrong.empty()) {
     return fail(Errc::peer_violation, std::move(wrong));
   }
-  return PackedDeviceQueue(config, areas, std::move(map), remember);
+  PackedDeviceQueue queue(config, areas, std::move(map), remember);
+  if (config.record) queue.record_ = std::make_unique<PackedInflight>(*config.record, config);
+  return queue;
 }
 
 Result<void> PackedDeviceQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
@@ -173,6 +175,8 @@ void PackedDeviceQueue::untake(std::span<const Chain> chains) {
       --again_taken_;
     } else {
       avail_.retreat(chain.slots);
+      if (record_ && remembers_) [[unlikely]]
+        record_->unmark(chain.id);
     }
   }
 }
@@ -190,8 +194,10 @@ void PackedDeviceQueue::use_unwritten(std::span<const Chain> chains) {
 
 bool PackedDeviceQueue::publish() {
   if (unpublished_ == 0) return false;
+  if (record_) record_->before_publish(used_);
   // Release: the other used descriptors, and all that was written into buffers, come before (driver's acquire load).
   first_tail_.store(areas_.descriptors, first_used_.offset(), std::memory_order_release);
+  if (record_) record_->after_publish();
   const std::uint16_t moved = unpublished_;
   unpublished_ = 0;
   // Pairs with the driver's fence between its store of its event suppression and its look at the ring.

@@ -5,6 +5,7 @@
 #include "memory/memory_map.h"
 #include "virtio/chain.h"
 #include "virtio/chain_walker.h"
+#include "virtio/inflight.h"
 #include "virtio/packed_ring.h"
 #include "virtio/ring.h"
 
@@ -15,10 +16,6 @@
 #include <vector>
 
 namespace causeway::virtio {
-
-/// Whether a packed queue remembers the descriptors of chains that it has taken, for `state` with outstanding chains.
-/// A user that uses or puts back all it took before it stops need not.
-enum class Remember : std::uint8_t { nothing, in_flight };
 
 /// As SplitDeviceQueue, member by member, with the same invariants; moreover: (6) a used descriptor is visible only
 /// once all before it are, since the first of those published at once gets its flags last.
@@ -40,6 +37,12 @@ class PackedDeviceQueue {
     advance_used(chain.slots);
   }
   void use_unwritten(std::span<const Chain> chains);
+  void mark(const Chain& chain) {
+    if (record_ && remembers_) record_->mark(remembered_.at(chain.id));
+  }
+  void unmark(const Chain& chain) {
+    if (record_ && remembers_) record_->use(chain.id);
+  }
   bool publish();
 
   bool arm();
@@ -102,6 +105,7 @@ class PackedDeviceQueue {
   std::size_t again_taken_ = 0;
   bool remembers_;
   std::unordered_map<std::uint16_t, InFlight> remembered_;  // by buffer id
+  std::unique_ptr<PackedInflight> record_;                  // without remembering: of the used position alone
 };
 
 }  // namespace causeway::virtio

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,12 @@ struct QueueState {
   bool operator==(const QueueState&) const = default;
 };
 
+struct InflightArea;
+
+/// Whether a device side can say, at any time, which chains it has taken and not used: for `state` with outstanding
+/// chains, and for the record. A user that uses or puts back all it took before it stops need not.
+enum class Remember : std::uint8_t { nothing, in_flight };
+
 /// A ring as negotiated: enough to start either side of it. Value type.
 struct RingConfig {
   QueueSize size;
@@ -82,6 +89,8 @@ struct RingConfig {
   memory::Iova used;         ///< device area: the used ring, or the device's event suppression
   FeatureSet features;       ///< those negotiated; RING_PACKED decides the layout
   QueueState start;
+  /// Where the device side records what is in flight (virtio/inflight.h); nullptr: nowhere.
+  std::shared_ptr<const InflightArea> record = {};
 
   Layout layout() const { return layout_of(features); }
 };

@@ -22,8 +22,8 @@ SplitDeviceQueue::SplitDeviceQueue(const RingConfig& config, RingAreas areas,
   for (const InFlight& chain : config.start.in_flight) again_.push_back(chain.id);
 }
 
-Result<SplitDeviceQueue> SplitDeviceQueue::start(const RingConfig& config,
-                                                 std::shared_ptr<const memory::MemoryMap> map) {
+Result<SplitDeviceQueue> SplitDeviceQueue::start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+                                                 Remember remember) {
   CW_TRY(const auto areas, RingAreas::locate(config, *map));
   // Only here is our own index read back from the ring: its last user has written it, and the driver relies on it.
   const auto used_idx = areas.used.load<std::uint16_t>(kRingIndex, std::memory_order_acquire);
@@ -43,7 +43,12 @@ Result<SplitDeviceQueue> SplitDeviceQueue::start(const RingConfig& config,
     return fail(Errc::peer_violation,
                 fmt::format("chain {} is in flight in a ring of {} entries", chain.id, config.size.entries()));
   }
-  return SplitDeviceQueue(config, areas, std::move(map), used_idx);
+  SplitDeviceQueue queue(config, areas, std::move(map), used_idx);
+  // A user that completes in order needs none: the ring's used index tells it all.
+  if (config.record && remember == Remember::in_flight) {
+    queue.record_ = std::make_unique<SplitInflight>(*config.record, config, used_idx);
+  }
+  return queue;
 }
 
 Result<void> SplitDeviceQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
@@ -147,7 +152,12 @@ RingFault SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, Descriptor des
 
 void SplitDeviceQueue::untake(std::span<const Chain> chains) {
   std::uint16_t fresh = 0;
-  for (const Chain& chain : chains) fresh = static_cast<std::uint16_t>(fresh + (chain.again == 0 ? 1 : 0));
+  for (const Chain& chain : chains) {
+    if (chain.again != 0) continue;
+    ++fresh;
+    if (record_) [[unlikely]]
+      record_->unmark(chain.id);
+  }
   next_avail_ = static_cast<std::uint16_t>(next_avail_ - fresh);
   again_taken_ -= chains.size() - fresh;
 }
@@ -165,9 +175,11 @@ void SplitDeviceQueue::use_unwritten(std::span<const Chain> chains) {
 
 bool SplitDeviceQueue::publish() {
   if (next_used_ == published_used_) return false;
+  if (record_) record_->before_publish();
   // Release: the used entries and all that was written into buffers come before the index (driver's acquire load of
   // it).
   areas_.used.store<std::uint16_t>(kRingIndex, next_used_, std::memory_order_release);
+  if (record_) record_->after_publish(next_used_);
   const std::uint16_t old = published_used_;
   published_used_ = next_used_;
   // Pairs with the driver's fence between its store of used_event (or flags) and its look at the used index: without

@@ -5,6 +5,7 @@
 #include "memory/memory_map.h"
 #include "virtio/chain.h"
 #include "virtio/chain_walker.h"
+#include "virtio/inflight.h"
 #include "virtio/ring.h"
 
 #include <cstdint>
@@ -25,7 +26,8 @@ class SplitDeviceQueue {
  public:
   /// Locates the ring and reads the used index. Chains that the start position names as in flight are taken first.
   /// Errc::peer_violation: misaligned, outside memory, or a start position that contradicts the used ring.
-  static Result<SplitDeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map);
+  static Result<SplitDeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
+                                        Remember remember = Remember::nothing);
 
   /// Goes on with another map of the same addresses; Errc::peer_violation when the ring is not in it.
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
@@ -47,6 +49,15 @@ class SplitDeviceQueue {
   /// Uses chains that have no writable part, in the order given, which is that in which they were taken. Cost with
   /// IN_ORDER: one used entry for all.
   void use_unwritten(std::span<const Chain> chains);
+
+  // With a record: `mark` what has been taken before anything is done with it; `unmark` says that it will be used with
+  // the next publish. Without one, they do nothing.
+  void mark(const Chain& chain) {
+    if (record_) record_->mark(chain.id);
+  }
+  void unmark(const Chain& chain) {
+    if (record_) record_->use(chain.id);
+  }
 
   /// Makes all used entries visible; true when the driver wants a call.
   bool publish();
@@ -91,6 +102,7 @@ class SplitDeviceQueue {
   std::uint16_t published_used_;
   std::vector<std::uint16_t> again_;  // heads that were in flight at the start
   std::size_t again_taken_ = 0;       // how many of them have been taken
+  std::unique_ptr<SplitInflight> record_;
 };
 
 }  // namespace causeway::virtio

@@ -123,7 +123,7 @@ class Operation(DiskCase):
         full = self.image.stat().st_blocks
         self.guest.check("blkdiscard -l 8M /dev/vda")
         self.assertLess(self.image.stat().st_blocks, full - 8000)
-        self.guest.check("/usr/sbin/blkdiscard -z -o 8M -l 8M /dev/vda")
+        self.guest.check("discard -z -o 8M -l 8M /dev/vda")
         self.assertEqual(self.guest.check("head -c 16M /dev/vda | tr -d '\\0' | wc -c").strip(), "0")
 
     def test_queues_move_between_devices_under_load(self):

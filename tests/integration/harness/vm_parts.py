@@ -10,7 +10,7 @@ from .process import ProgramFailed, run
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS = REPOSITORY / "scripts"
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "crc32c_generic", "ext4")
-PROGRAMS = ("ethtool", "iperf3", "mkfs.ext4", "/usr/sbin/blkdiscard")
+PROGRAMS = ("ethtool", "iperf3", "mkfs.ext4", "/usr/sbin/blkdiscard:/bin/discard")
 OWN_PROGRAMS = ("blk_check",)  # of tests/guest
 
 
