@@ -71,7 +71,10 @@ Result<void> Port::attach(DriverSide& side) {
 }
 
 void Port::detach() {
-  reset();
+  // What is recorded in the driver side's in-flight memory stays: it will come back with it.
+  stop_all();
+  forget_driver();
+  inflight_.reset();
   unmap_everywhere(memory_->regions());
   memory_ = memory::MemoryMap::empty();
   side_ = nullptr;
@@ -121,6 +124,11 @@ Result<void> Port::set_status(Status status) {
 
 void Port::reset() {
   stop_all();
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) forget_record(QueueIndex{i}, queues_[i]);
+  forget_driver();
+}
+
+void Port::forget_driver() {
   for (Slot& slot : slots_) {
     if (auto done = slot.device->set_status(Status::reset); !done) {
       log::warn("port {}: device {} did not reset: {}", name(), slot.device->info().name, done.error().text());

@@ -9,6 +9,7 @@
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
 #include "vdpa/device.h"
+#include "virtio/inflight.h"
 
 #include <cstdint>
 #include <map>
@@ -118,7 +119,8 @@ class Port {
   Status status() const { return status_; }
   /// Writing Status::reset stops all queues and keeps the memory.
   Result<void> set_status(Status status);
-  /// Stops and forgets all queues, and the negotiated features; the memory stays.
+  /// Stops and forgets all queues, and the negotiated features; the memory stays, and in-flight memory with what is
+  /// still in flight.
   void reset();
 
   Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const;
@@ -129,6 +131,11 @@ class Port {
   Result<void> add_memory(memory::Region region);
   Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
   const memory::MemoryMap& memory() const { return *memory_; }
+
+  /// Memory in which the Devices record what is in flight, kept by the driver side: what it says of a queue when that
+  /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.
+  Result<void> use_inflight(virtio::InflightRegion region);
+  bool has_inflight() const { return inflight_.has_value(); }
 
   // Set-up of one queue. A queue that does not exist is Errc::peer_violation; so is a change of size or base while it
   // runs.
@@ -187,6 +194,8 @@ class Port {
   std::size_t best_slot() const;
 
   Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
+  Result<bool> resume_from_record(QueueIndex queue, virtio::RingConfig& ring);
+  void forget_record(QueueIndex queue, const Queue& state) const;
   void correct_position(QueueIndex queue, virtio::RingConfig& ring);
   Result<void> run(QueueIndex queue, Queue& state);
   Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
@@ -195,6 +204,7 @@ class Port {
   QueueState start_of(const Queue& state) const;
   Result<QueueState> recover_state(const Queue& state) const;
   void stop_all();
+  void forget_driver();
   void nudge(const Queue& state) const;
   std::vector<std::uint16_t> pause_all();
   void resume(std::span<const std::uint16_t> queues);
@@ -215,6 +225,7 @@ class Port {
   PortConfig config_;
   std::vector<Slot> slots_;
   std::vector<Queue> queues_;
+  std::optional<virtio::InflightRegion> inflight_;
   std::unique_ptr<ControlQueue> control_queue_;
   std::map<std::uint64_t, std::vector<std::byte>> control_log_;  // by topic: what another Device must be told
   std::shared_ptr<const memory::MemoryMap> memory_;

@@ -174,13 +174,44 @@ void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
   ring.start.used = used;
 }
 
+Result<void> Port::use_inflight(virtio::InflightRegion region) {
+  if (!is_suspended()) return fail(Errc::peer_violation, "in-flight memory cannot change while queues run");
+  inflight_ = std::move(region);
+  return {};
+}
+
+/// True when the record says where the queue resumes.
+Result<bool> Port::resume_from_record(QueueIndex queue, virtio::RingConfig& ring) {
+  if (!inflight_ || is_control(queue)) return false;
+  const auto area = inflight_->area(queue, ring.layout(), ring.size);
+  if (!area) return false;
+  ring.record = std::make_shared<const virtio::InflightArea>(*area);
+  auto recorded = virtio::recover(*area, ring, *memory_);
+  if (!recorded) return fail(std::move(recorded).error().context(fmt::format("queue {}", number(queue))));
+  if (!*recorded) return false;
+  const QueueState& state = **recorded;
+  if (!state.in_flight.empty() && ring.start.in_flight != state.in_flight) {
+    log::info("port {} queue {}: runs {} requests again that were in flight", name(), number(queue),
+              state.in_flight.size());
+  }
+  ring.start = state;
+  return true;
+}
+
+void Port::forget_record(QueueIndex queue, const Queue& state) const {
+  if (!inflight_ || !state.size || (state.start && !state.start->in_flight.empty())) return;
+  // The driver starts its rings anew, so that the positions of the old ones mean nothing.
+  if (const auto area = inflight_->area(queue, inflight_->layout(), *state.size)) area->clear();
+}
+
 Result<void> Port::run(QueueIndex queue, Queue& state) {
   return run_anywhere(queue, state, state.slot, slots_.size() - 1);
 }
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   CW_TRY(auto ring, ring_of(queue, state));
-  correct_position(queue, ring);
+  CW_TRY(const bool is_recorded, resume_from_record(queue, ring));
+  if (!is_recorded) correct_position(queue, ring);
   vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call, .enabled = state.enabled};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(

@@ -59,6 +59,11 @@ Bytes encode_reply(std::uint32_t request, const Answer& answer) {
       bytes.insert(bytes.end(), config.bytes.begin(), config.bytes.end());
       return bytes;
     }
+    Bytes operator()(const InflightAnswer& inflight) const {
+      Bytes bytes = frame(request, wire::kReplyFlag, inflight.payload_size);
+      append_inflight(bytes, inflight.region, inflight.payload_size);
+      return bytes;
+    }
   };
   return std::visit(Encoder{request}, answer);
 }

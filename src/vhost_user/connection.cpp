@@ -83,7 +83,8 @@ Connection::Progress Connection::on_message() {
   if (fds_error_) fds = fail(*std::exchange(fds_error_, std::nullopt));
   const Session::Verdict verdict = session_->handle(header, body_, std::move(fds));
   if (!verdict.reply.empty()) {
-    if (auto sent = socket_.send(verdict.reply); !sent) {
+    const OwnedFd* const file = verdict.file.get();
+    if (auto sent = socket_.send(verdict.reply, std::span(&file, file != nullptr ? 1 : 0)); !sent) {
       log_.warn(fmt::format("reply to {}: {}", name_of_request(header.request), sent.error().text()));
       return Progress::ended;
     }

@@ -213,6 +213,26 @@ Result<SetConfig> parse(Body& body, As<SetConfig>) {
                    .bytes = Bytes(bytes.begin(), bytes.end())};
 }
 
+InflightDescription inflight_description(const Body& body) {
+  return {.size = body.read<std::uint64_t>(0),
+          .offset = body.read<std::uint64_t>(8),
+          .queues = body.read<std::uint16_t>(16),
+          .entries = body.read<std::uint16_t>(18)};
+}
+
+Result<GetInflightFd> parse(Body& body, As<GetInflightFd>) {
+  return GetInflightFd{.wanted = inflight_description(body), .payload_size = body.bytes.size()};
+}
+
+Result<SetInflightFd> parse(Body& body, As<SetInflightFd>) {
+  return SetInflightFd{.region = inflight_description(body), .file = std::move(body.fds.front())};
+}
+
+Result<GetVringBaseSkipDrain> parse(Body& body, As<GetVringBaseSkipDrain>) {
+  CW_TRY(const auto queue, queue_index(body.read<wire::VringState>().index));
+  return GetVringBaseSkipDrain{queue};
+}
+
 Result<SetStatus> parse(Body& body, As<SetStatus>) {
   const auto status = body.read<std::uint64_t>();
   if (status > 0xff) return violation(fmt::format("status {:#x}, has 8 bits", status));

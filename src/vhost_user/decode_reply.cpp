@@ -66,6 +66,7 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
     }
     case Reply::config:
       return config_answer(spec.name, body);
+    case Reply::inflight:
     case Reply::other:
       break;
   }

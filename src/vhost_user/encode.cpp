@@ -79,6 +79,13 @@ class Encoder {
   Outgoing operator()(const SetConfig& message) const {
     return config(message, message.is_migration ? wire::kConfigMigration : wire::kConfigWritable, message.bytes);
   }
+  Outgoing operator()(const GetInflightFd& message) const { return inflight(message, message.wanted); }
+  Outgoing operator()(const SetInflightFd& message) const {
+    Outgoing out = inflight(message, message.region);
+    out.fds.push_back(&message.file);
+    return out;
+  }
+  Outgoing operator()(const GetVringBaseSkipDrain& message) const { return vring(message, 0); }
   Outgoing operator()(const SetStatus& message) const { return with(message, std::uint64_t{message.status}); }
 
  private:
@@ -106,6 +113,14 @@ class Encoder {
     return out;
   }
 
+  template <class Message>
+  Outgoing inflight(const Message&, const InflightDescription& region) const {
+    Outgoing out{.bytes = frame(std::to_underlying(Message::kRequest), flags_, kInflightPayload), .fds = {}};
+    append_inflight(out.bytes, region, kInflightPayload);
+    return out;
+  }
+
+  static constexpr std::size_t kInflightPayload = 24;  // with padding, as QEMU sends it
   std::uint32_t flags_;
 };
 

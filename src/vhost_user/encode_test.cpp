@@ -58,6 +58,10 @@ std::vector<FrontendMessage> one_of_each() {
   add(RemMemReg{a_region().address});
   add(SetStatus{15});
   add(GetStatus{});
+  const InflightDescription inflight{.size = 4096, .offset = 64, .queues = 2, .entries = 128};
+  add(GetInflightFd{.wanted = inflight, .payload_size = 24});
+  add(SetInflightFd{.region = inflight, .file = *make_memfd("inflight", 8192)});
+  add(GetVringBaseSkipDrain{kQueue});
   return all;
 }
 

@@ -31,6 +31,16 @@ Bytes frame_with(std::uint32_t request, std::uint32_t flags, const T& payload) {
   return bytes;
 }
 
+/// Size, offset, queues, entries; then zeros up to `payload` bytes, since front-ends differ in the padding.
+inline void append_inflight(Bytes& bytes, const InflightDescription& region, std::size_t payload) {
+  const std::size_t end = bytes.size() + payload;
+  append(bytes, region.size);
+  append(bytes, region.offset);
+  append(bytes, region.queues);
+  append(bytes, region.entries);
+  bytes.resize(end);
+}
+
 inline std::uint32_t need_reply_flag(bool need_reply) {
   return need_reply ? wire::kNeedReplyFlag : 0;
 }

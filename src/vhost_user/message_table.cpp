@@ -61,8 +61,8 @@ constexpr MessageSpec kFrontend[] = {
   {28, "POSTCOPY_ADVISE",           Payload::none,  0,  0,          Reply::other,       FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
   {29, "POSTCOPY_LISTEN",           Payload::none,  0,  0,          kAck,               FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
   {30, "POSTCOPY_END",              Payload::none,  0,  0,          kStatus,            FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
-  {31, "GET_INFLIGHT_FD",           inflight,       20, 24,         Reply::other,       FdRule::none,        {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kLater },
-  {32, "SET_INFLIGHT_FD",           inflight,       20, 24,         kAck,               exactly_one,         {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kLater },
+  {31, "GET_INFLIGHT_FD",           inflight,       20, 24,         Reply::inflight,    FdRule::none,        {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kDone },
+  {32, "SET_INFLIGHT_FD",           inflight,       20, 24,         kAck,               exactly_one,         {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kDone },
   {33, "GPU_SET_SOCKET",            Payload::none,  0,  0,          kAck,               exactly_one,         {},                                  kNoNeed,                       kAny,                     kOther },
   {34, "RESET_DEVICE",              Payload::none,  0,  0,          kAck,               FdRule::none,        {PF::reset_device},                  kNoNeed,                       kAny,                     kDone },
   {35, "VRING_KICK",                vring_state,    8,  8,          kAck,               FdRule::none,        {PF::inband_notifications},          kNoNeed,                       kAny,                     kDone },
@@ -75,7 +75,7 @@ constexpr MessageSpec kFrontend[] = {
   {42, "SET_DEVICE_STATE_FD",       device_state,   8,  8,          Reply::u64_status,  exactly_one,         {PF::device_state},                  kNoNeed,                       Phase::all_rings_stopped, kLater },
   {43, "CHECK_DEVICE_STATE",        Payload::none,  0,  0,          Reply::u64_status,  FdRule::none,        {PF::device_state},                  kNoNeed,                       kAny,                     kLater },
   {44, "GET_SHMEM_CONFIG",          Payload::none,  0,  0,          Reply::other,       FdRule::none,        {PF::shmem},                         kNoNeed,                       kAny,                     kOther },
-  {45, "GET_VRING_BASE_SKIP_DRAIN", vring_state,    8,  8,          Reply::vring_state, FdRule::none,        {PF::get_vring_base_skip_drain, PF::get_vring_base_inflight, PF::inflight_shmfd}, kNoNeed, kAny, kLater },
+  {45, "GET_VRING_BASE_SKIP_DRAIN", vring_state,    8,  8,          Reply::vring_state, FdRule::none,        {PF::get_vring_base_skip_drain, PF::get_vring_base_inflight, PF::inflight_shmfd}, kNoNeed, kAny, kDone },
 };
 
 constexpr MessageSpec kBackend[] = {
@@ -104,7 +104,7 @@ constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::config,                    "CONFIG",                    yes},
   {PF::backend_send_fd,           "BACKEND_SEND_FD",           no},
   {PF::host_notifier,             "HOST_NOTIFIER",             no},
-  {PF::inflight_shmfd,            "INFLIGHT_SHMFD",            no},
+  {PF::inflight_shmfd,            "INFLIGHT_SHMFD",            yes},
   {PF::reset_device,              "RESET_DEVICE",              yes},
   {PF::inband_notifications,      "INBAND_NOTIFICATIONS",      if_configured},
   {PF::configure_mem_slots,       "CONFIGURE_MEM_SLOTS",       yes},
@@ -112,10 +112,10 @@ constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::xen_mmap,                  "XEN_MMAP",                  no},
   {PF::shared_object,             "SHARED_OBJECT",             no},
   {PF::device_state,              "DEVICE_STATE",              no},
-  {PF::get_vring_base_inflight,   "GET_VRING_BASE_INFLIGHT",   no},
+  {PF::get_vring_base_inflight,   "GET_VRING_BASE_INFLIGHT",   yes},
   {PF::gpa_addresses,             "GPA_ADDRESSES",             yes},
   {PF::shmem,                     "SHMEM",                     no},
-  {PF::get_vring_base_skip_drain, "GET_VRING_BASE_SKIP_DRAIN", no},
+  {PF::get_vring_base_skip_drain, "GET_VRING_BASE_SKIP_DRAIN", yes},
 };
 // clang-format on
 
@@ -218,8 +218,10 @@ ProtocolFeatures offered_protocol_features(bool inband_notifications) {
 }
 
 ProtocolFeatures accepted_protocol_features(bool inband_notifications) {
-  // As a front-end we speak what we speak as a back-end, but for addresses: ours are those of the regions' owner.
-  return offered_protocol_features(inband_notifications).minus({PF::gpa_addresses});
+  // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner,
+  // and but for what is in flight.
+  return offered_protocol_features(inband_notifications)
+      .minus({PF::gpa_addresses, PF::inflight_shmfd, PF::get_vring_base_inflight, PF::get_vring_base_skip_drain});
 }
 
 std::size_t max_payload() {

@@ -152,6 +152,7 @@ enum class Reply : std::uint8_t {
   u64_status,    ///< always, 0 = done; as ack_if_asked while a protocol feature that it needs is not negotiated
   vring_state,   ///< always; a failure has no form
   config,        ///< always; a failure is an empty payload
+  inflight,      ///< always, with a descriptor; a failure has no form
   other,         ///< a payload or descriptor of a message not handled yet; a failure has no form
 };
 

@@ -94,6 +94,8 @@ std::string word_of(Reply reply) {
       return "vring state";
     case Reply::config:
       return "config";
+    case Reply::inflight:
+      return "in-flight, with a descriptor";
     case Reply::other:
       return "its own";
   }

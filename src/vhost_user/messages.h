@@ -11,6 +11,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <variant>
 #include <vector>
@@ -157,6 +158,31 @@ struct SetConfig {
   std::vector<std::byte> bytes;
 };
 
+/// What both messages about in-flight memory say of it. Not checked yet: virtio::InflightRegion does that.
+struct InflightDescription {
+  std::uint64_t size;    ///< bytes
+  std::uint64_t offset;  ///< of its first byte in the file
+  std::uint16_t queues;
+  std::uint16_t entries;  ///< of each ring
+};
+
+struct GetInflightFd {
+  static constexpr auto kRequest = Request::get_inflight_fd;
+  InflightDescription wanted;  ///< size and offset mean nothing
+  std::size_t payload_size;    ///< front-ends differ in the padding at the end; the reply has the same
+};
+
+struct SetInflightFd {
+  static constexpr auto kRequest = Request::set_inflight_fd;
+  InflightDescription region;
+  OwnedFd file;
+};
+
+struct GetVringBaseSkipDrain {
+  static constexpr auto kRequest = Request::get_vring_base_skip_drain;
+  QueueIndex queue;
+};
+
 struct SetStatus {
   static constexpr auto kRequest = Request::set_status;
   std::uint8_t status;
@@ -166,7 +192,8 @@ using FrontendMessage =
     std::variant<GetFeatures, SetFeatures, SetOwner, ResetOwner, SetMemTable, SetVringNum, SetVringAddr, SetVringBase,
                  GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures, SetProtocolFeatures,
                  GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig, SetConfig, ResetDevice,
-                 VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus>;
+                 VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus, GetInflightFd, SetInflightFd,
+                 GetVringBaseSkipDrain>;
 
 /// What a message is answered with. Which one is due stands in the table.
 struct Done {};
@@ -182,6 +209,11 @@ struct ConfigAnswer {
   std::uint32_t flags;
   std::vector<std::byte> bytes;
 };
-using Answer = std::variant<Done, U64Answer, VringBaseAnswer, ConfigAnswer>;
+struct InflightAnswer {
+  InflightDescription region;
+  std::size_t payload_size;
+  std::shared_ptr<const OwnedFd> file;  ///< goes with the reply
+};
+using Answer = std::variant<Done, U64Answer, VringBaseAnswer, ConfigAnswer, InflightAnswer>;
 
 }  // namespace causeway::vhost_user

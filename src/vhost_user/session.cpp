@@ -73,11 +73,13 @@ bool Session::wants_ack(const Header& header) const {
 Session::Verdict Session::accept(const Header& header, const Answer& answer) const {
   const bool is_ack = find_frontend_message(header.request)->reply == Reply::ack_if_asked;
   if (is_ack && !wants_ack(header)) return {};
-  return {.reply = encode_reply(header.request, answer)};
+  Verdict verdict{.reply = encode_reply(header.request, answer), .file = {}};
+  if (const auto* inflight = std::get_if<InflightAnswer>(&answer)) verdict.file = inflight->file;
+  return verdict;
 }
 
 Session::Verdict Session::refuse(const Header& header) const {
-  if (is_broken_) return {.reply = {}, .go_on = false};
+  if (is_broken_) return {.reply = {}, .file = {}, .go_on = false};
   const MessageSpec* spec = find_frontend_message(header.request);
   Reply reply = spec != nullptr ? spec->reply : Reply::ack_if_asked;
   if (reply == Reply::u64_status && !spec->needs.minus(protocol_).is_empty()) reply = Reply::ack_if_asked;
@@ -86,15 +88,16 @@ Session::Verdict Session::refuse(const Header& header) const {
       if (!wants_ack(header)) break;
       [[fallthrough]];
     case Reply::u64_status:
-      return {.reply = encode_failure(header.request)};
+      return {.reply = encode_failure(header.request), .file = {}};
     case Reply::config:
-      return {.reply = encode_empty_reply(header.request)};
+      return {.reply = encode_empty_reply(header.request), .file = {}};
     case Reply::u64_value:
     case Reply::vring_state:
+    case Reply::inflight:
     case Reply::other:
       break;
   }
-  return {.reply = {}, .go_on = false};
+  return {.reply = {}, .file = {}, .go_on = false};
 }
 
 void Session::config_changed() {

@@ -43,6 +43,7 @@ class Session final : private port::DriverSide {
   /// What to do after a message: send `reply` when it is not empty, then go on or close.
   struct Verdict {
     Bytes reply;
+    std::shared_ptr<const OwnedFd> file;  ///< goes with the reply, where there is one
     bool go_on = true;
   };
 
@@ -94,6 +95,10 @@ class Session final : private port::DriverSide {
   Result<Answer> on(SetVringErr);
   Result<Answer> on(const SetVringEnable&);
   Result<Answer> on(const VringKick&);
+  // session_inflight.cpp
+  Result<Answer> on(const GetInflightFd&);
+  Result<Answer> on(SetInflightFd);
+  Result<Answer> on(const GetVringBaseSkipDrain&);
   // session_device.cpp
   Result<Answer> on(const GetConfig&);
   Result<Answer> on(const SetConfig&);
@@ -105,6 +110,8 @@ class Session final : private port::DriverSide {
   Result<Answer> on(SetBackendReqFd);
 
   Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
+  Result<Answer> end_ring(QueueIndex queue, vdpa::StopMode mode);
+  vdpa::StopMode stop_mode() const;
   Result<void> enable_all_rings(bool enabled);
   port::RingAddressKind address_kind(const SetVringAddr& message);
   bool is_inband() const { return protocol_.has(ProtocolFeature::inband_notifications); }

@@ -35,7 +35,7 @@ Result<Answer> Session::on(const SetStatus& message) {
   // survive.
   std::vector<vdpa::QueueState> positions;
   for (std::uint16_t i = 0; i < port_.queue_count(); ++i) {
-    CW_TRY(auto state, port_.stop_queue(QueueIndex{i}));
+    CW_TRY(auto state, port_.stop_queue(QueueIndex{i}, stop_mode()));
     positions.push_back(std::move(state));
   }
   CW_CHECK(port_.set_status(status));

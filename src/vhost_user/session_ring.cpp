@@ -49,10 +49,20 @@ Result<Answer> Session::on(const SetVringBase& message) {
 }
 
 Result<Answer> Session::on(const GetVringBase& message) {
-  CW_TRY(const auto state, port_.stop_queue(message.queue));
-  inband_.erase(message.queue);
-  if (channel_) channel_->drop(message.queue);
-  return VringBaseAnswer{.queue = message.queue, .position = encode_position(layout_, state)};
+  return end_ring(message.queue, stop_mode());
+}
+
+vdpa::StopMode Session::stop_mode() const {
+  // Requests may be left to the next back-end only when the front-end keeps the record of them.
+  return protocol_.has(ProtocolFeature::get_vring_base_inflight) && port_.has_inflight() ? vdpa::StopMode::leave
+                                                                                         : vdpa::StopMode::drain;
+}
+
+Result<Answer> Session::end_ring(QueueIndex queue, vdpa::StopMode mode) {
+  CW_TRY(const auto state, port_.stop_queue(queue, mode));
+  inband_.erase(queue);
+  if (channel_) channel_->drop(queue);
+  return VringBaseAnswer{.queue = queue, .position = encode_position(layout_, state)};
 }
 
 Result<Answer> Session::on(SetVringKick message) {

@@ -50,13 +50,9 @@ std::optional<InflightArea> InflightRegion::area(QueueIndex queue, Layout layout
   return InflightArea{.memory = memory_, .bytes = memory::GuestSpan::over(all.subspan(number(queue) * stride, stride))};
 }
 
-void InflightRegion::clear() const {
-  // The versions first: an area without one is fresh, whatever else lies in it.
-  const std::size_t stride = InflightArea::size(layout_, entries_.entries());
-  for (std::size_t at = 0; at + stride <= memory_->size(); at += stride) {
-    const auto area = memory::GuestSpan::over({memory_->data() + at, stride});
-    area.store<std::uint16_t>(inflight::kVersion, 0, std::memory_order_release);
-  }
+void InflightArea::clear() const {
+  // An area without a version is fresh, whatever else lies in it.
+  put<std::uint16_t>(*this, inflight::kVersion, 0);
 }
 
 // --- Split ----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ struct InflightArea {
   std::shared_ptr<const Mapping> memory;  ///< keeps `bytes` alive
   memory::GuestSpan bytes;
 
+  /// Makes it fresh: nothing was ever recorded.
+  void clear() const;
   /// Size of an area, a multiple of 64.
   static constexpr std::size_t size(Layout layout, std::uint16_t entries) {
     const std::size_t bytes =
@@ -42,10 +44,7 @@ class InflightRegion {
 
   /// Nothing when the region has no such queue, or is of another layout or ring size.
   std::optional<InflightArea> area(QueueIndex queue, Layout layout, QueueSize entries) const;
-  /// Makes all of it fresh again.
-  void clear() const;
-
-  const OwnedFd& file() const { return *file_; }
+  const std::shared_ptr<const OwnedFd>& file() const { return file_; }
   std::uint64_t offset() const { return offset_; }
   std::uint64_t size() const { return memory_->size(); }
   std::uint16_t queues() const { return queues_; }
