@@ -11,6 +11,14 @@
 namespace causeway::blk {
 namespace {
 
+/// As of guest memory: two queues may write the same place at once, which is the driver's own doing.
+void fill_with_zeros(const memory::GuestSpan& place) {
+  static constexpr std::array<std::byte, 4096> kZeros{};
+  for (std::size_t at = 0; at < place.size(); at += kZeros.size()) {
+    place.write(at, std::span(kZeros).first(std::min(kZeros.size(), place.size() - at)));
+  }
+}
+
 /// Does everything in `submit`.
 class InstantChannel : public Channel {
  public:
@@ -58,7 +66,7 @@ class RamChannel final : public InstantChannel {
         }
         return 0;
       case zero:
-        std::ranges::fill(place, std::byte{0});
+        fill_with_zeros(memory::GuestSpan::over(place));
         return 0;
       case discard:
       case unmap:
@@ -85,12 +93,7 @@ class NullChannel final : public InstantChannel {
  private:
   int execute(const Operation& operation) override {
     if (operation.kind != Operation::Kind::read) return 0;
-    static constexpr std::array<std::byte, 4096> kZeros{};
-    for (const memory::GuestSpan& piece : operation.data) {
-      for (std::size_t at = 0; at < piece.size(); at += kZeros.size()) {
-        piece.write(at, std::span(kZeros).first(std::min(kZeros.size(), piece.size() - at)));
-      }
-    }
+    for (const memory::GuestSpan& piece : operation.data) fill_with_zeros(piece);
     return 0;
   }
 };

@@ -90,7 +90,7 @@ class InflightCrash : public ::testing::TestWithParam<Case> {
 
   /// What the process that dies does: takes, uses in any order, publishes.
   void work() const {
-    std::mt19937 random(GetParam().seed);
+    std::minstd_rand random(GetParam().seed);
     auto device = value_or_die(DeviceQueue::start(config_, memory_.map(), Remember::in_flight));
     ChainBatch batch;
     std::vector<Chain> taken;

@@ -133,7 +133,7 @@ std::optional<BlkCompletion> BlkDriver::reap(std::uint16_t index) {
                            .status = static_cast<virtio::BlkStatus>(answer.fetch<std::uint8_t>(pending.answer_bytes)),
                            .data = std::vector<std::byte>(pending.answer_bytes),
                            .written = used->written};
-  answer.read(0, completion.data);
+  if (!completion.data.empty()) answer.read(0, completion.data);
   queue.free.push_back(slot);
   return completion;
 }
