@@ -175,7 +175,13 @@ void UringChannel::prepare_transfer(Slot& slot, io_uring_sqe* entry) {
   }
   const auto count = static_cast<unsigned>(slot.parts.size());
   const std::uint64_t at = operation.offset + slot.progress;
-  if (operation.kind == Operation::Kind::read) {
+  if (count == 1) {
+    // Without a list of one to be fetched.
+    const iovec& only = slot.parts.front();
+    const auto bytes = static_cast<unsigned>(only.iov_len);
+    operation.kind == Operation::Kind::read ? ::io_uring_prep_read(entry, 0, only.iov_base, bytes, at)
+                                            : ::io_uring_prep_write(entry, 0, only.iov_base, bytes, at);
+  } else if (operation.kind == Operation::Kind::read) {
     ::io_uring_prep_readv(entry, 0, slot.parts.data(), count, at);
   } else {
     ::io_uring_prep_writev(entry, 0, slot.parts.data(), count, at);

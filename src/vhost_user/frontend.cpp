@@ -23,8 +23,7 @@ constexpr unsigned kLogAllBit = 26;
 FeatureSet without_what_cannot_be_carried(FeatureSet features) {
   const FeatureSet transport{Feature::access_platform, Feature::notification_data, Feature::ring_reset,
                              Feature::sr_iov};
-  const FeatureSet net{NetFeature::ctrl_guest_offloads, NetFeature::rss, NetFeature::hash_report};
-  return features.minus(transport).minus(net).without(kLogAllBit);
+  return features.minus(transport).without(kLogAllBit);
 }
 
 /// What a front-end does for its driver by itself.
@@ -94,6 +93,8 @@ ProtocolFeatures Frontend::protocol_features() const {
 FeatureSet Frontend::offered_by(const RemoteBackend& remote) const {
   FeatureSet features = without_what_cannot_be_carried(remote.features());
   if (config_.type != DeviceType::net) return features;
+  // Set through the control queue, which does not reach the back-end.
+  features = features.minus({NetFeature::ctrl_guest_offloads, NetFeature::rss, NetFeature::hash_report});
   features = features | kOwnNetFeatures;
   if (remote.has(ProtocolFeature::config)) return features;
   features = config_.mac ? features.with(NetFeature::mac) : features.without(NetFeature::mac);

@@ -150,8 +150,9 @@ TEST(DiskMoves, BetweenDisksUnderLoadLoseNothing) {
 }
 
 TEST(DiskLimits, HoldRequestsBackAndADrainDoesNotWaitForThem) {
-  DiskRig rig(value_or_die(blk::RamStore::make(kDisk)),
-              {.driver = {.features = {}}, .limits = {.requests = blk::RateLimit{.per_second = 1, .burst = 2}, .bytes = {}}});
+  DiskRig rig(
+      value_or_die(blk::RamStore::make(kDisk)),
+      {.driver = {.features = {}}, .limits = {.requests = blk::RateLimit{.per_second = 1, .burst = 2}, .bytes = {}}});
   for (unsigned i = 0; i < 20; ++i) {
     ASSERT_TRUE(rig.driver->submit(0, {.type = BlkRequestType::out, .sector = 8 * i, .data = pattern(4096, i)}));
   }
