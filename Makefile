@@ -1,10 +1,11 @@
 # The one door to the project: `make help`. Each target first installs the Debian packages that it needs.
 
-.PHONY: help demo test matrix bench install lint format fuzz docs-check clean packages
+.PHONY: help demo test matrix soak bench install lint format fuzz docs-check clean packages
 .DEFAULT_GOAL := help
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 600
+KILLS ?= 200
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +21,10 @@ matrix: packages ## DPDK's virtio-user in every combination of features, ring si
 	scripts/build release
 	scripts/testpmd-matrix --require
 	scripts/own-driver-matrix
+
+soak: packages ## 200 SIGKILLs of the daemon under guests' disks
+	scripts/build release
+	CAUSEWAY_KILLS=$(KILLS) scripts/integration test_crash
 
 bench: packages ## Measure against DPDK and against memory copies; prints the figures
 	scripts/build release

@@ -97,7 +97,7 @@ struct Reflected {
   std::vector<std::byte> frame;
 };
 
-/// Two threads and two eventfds; the far one spins for as long as an adaptive worker does, then sleeps.
+/// Two threads and two eventfds; both sleep between their turns.
 struct PingPong {
   PingPong() : there(value_or_die(EventFd::make())), back(value_or_die(EventFd::make())), far([this] { answer(); }) {}
   ~PingPong() {
