@@ -90,7 +90,7 @@ struct RingConfig {
   FeatureSet features;       ///< those negotiated; RING_PACKED decides the layout
   QueueState start;
   /// Where the device side records what is in flight (virtio/inflight.h); nullptr: nowhere.
-  std::shared_ptr<const InflightArea> record = {};
+  std::shared_ptr<const InflightArea> record = nullptr;
 
   Layout layout() const { return layout_of(features); }
 };
