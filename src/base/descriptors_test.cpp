@@ -10,6 +10,7 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 namespace causeway {
 namespace {
@@ -118,6 +119,31 @@ TEST(UnixListener, ReplacesASocketThatNobodyServes) {
   auto again = UnixListener::bind(path);
   ASSERT_TRUE(again) << again.error().text();
   EXPECT_TRUE(std::filesystem::is_socket(path));
+}
+
+TEST(UnixListener, IsHandedOverWithItsPath) {
+  const auto path = scratch_socket();
+  std::optional<UnixListener> successor;
+  {
+    auto first = UnixListener::bind(path);
+    ASSERT_TRUE(first);
+    auto taken = UnixListener::adopt(*first->fd().duplicate(), path);
+    ASSERT_TRUE(taken);
+    successor.emplace(std::move(*taken));
+    first->leave_path();
+  }
+  ASSERT_TRUE(UnixSocket::connect(path));
+  EXPECT_TRUE(successor->accept());
+  successor.reset();
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(UnixListener, IsNotMadeOfWhatDoesNotListen) {
+  auto pair = UnixSocket::make_pair();
+  ASSERT_TRUE(pair);
+  const auto refused = UnixListener::adopt(*pair->first.fd().duplicate(), scratch_socket());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::invalid_value);
 }
 
 TEST(UnixListener, RemovesItsPathAndSparesWhatIsNoSocket) {

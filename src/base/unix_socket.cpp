@@ -166,6 +166,15 @@ Result<UnixListener> UnixListener::bind(std::filesystem::path path) {
   return UnixListener(std::move(fd), std::move(path));
 }
 
+Result<UnixListener> UnixListener::adopt(OwnedFd fd, std::filesystem::path path) {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  if (::getsockopt(fd.borrow(), SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) {
+    return fail(Errc::invalid_value, fmt::format("the descriptor for '{}' is no listening socket", path.native()));
+  }
+  return UnixListener(std::move(fd), std::move(path));
+}
+
 UnixListener::~UnixListener() {
   if (path_.empty()) return;
   std::error_code ignored;

@@ -45,6 +45,8 @@ class UnixListener {
  public:
   /// Binds to `path`. A socket file that no process listens on any more is replaced; one in use is an error.
   static Result<UnixListener> bind(std::filesystem::path path);
+  /// Goes on with a listening socket bound to `path` that another process has handed over.
+  static Result<UnixListener> adopt(OwnedFd fd, std::filesystem::path path);
   UnixListener(UnixListener&&) noexcept = default;
   UnixListener& operator=(UnixListener&&) = delete;
   ~UnixListener();
@@ -53,11 +55,13 @@ class UnixListener {
   Result<UnixSocket> accept() const;
   const OwnedFd& fd() const { return fd_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Leaves the path to another process, which has taken a duplicate of the descriptor: it is not removed at the end.
+  void leave_path() { path_.clear(); }
 
  private:
   UnixListener(OwnedFd fd, std::filesystem::path path) : fd_(std::move(fd)), path_(std::move(path)) {}
   OwnedFd fd_;
-  std::filesystem::path path_;  // empty after a move
+  std::filesystem::path path_;  // empty: not ours to remove
 };
 
 }  // namespace causeway
