@@ -84,8 +84,8 @@ class ParcelReader {
 
 /// Sends a parcel. Errc::system, Errc::gone: the other process does not take it.
 Result<void> send_parcel(const UnixSocket& socket, const ParcelWriter& parcel);
-/// Waits for a parcel, at most `patience`. Errc::gone: the other process has gone or says nothing; Errc::peer_violation:
-/// it says something else.
+/// Waits for a parcel, at most `patience`. Errc::gone: the other process has gone or says nothing;
+/// Errc::peer_violation: it says something else.
 Result<Parcel> receive_parcel(const UnixSocket& socket, std::chrono::milliseconds patience);
 
 }  // namespace causeway

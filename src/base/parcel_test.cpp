@@ -109,7 +109,9 @@ TEST_F(ParcelSocketTest, SaysWhyNothingCame) {
   EXPECT_EQ(receive_parcel(pair.second, 1ms).error().what, "the other process says nothing");
   ASSERT_TRUE(pair.first.send(std::as_bytes(std::span("no parcel at all"))));
   EXPECT_EQ(receive_parcel(pair.second, 1s).error().what, "the other process sends no parcel");
-  { const auto gone = std::move(pair.first); }
+  {
+    const auto gone = std::move(pair.first);
+  }
   std::array<std::byte, 64> rest{};
   EXPECT_TRUE(pair.second.receive(rest));
   EXPECT_EQ(receive_parcel(pair.second, 1s).error().what, "the other process has gone");

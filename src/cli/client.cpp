@@ -78,4 +78,10 @@ Result<api::ResizeResponse> Client::resize(const std::string& name) {
   return impl_->call(&api::Control::Stub::Resize, request);
 }
 
+Result<api::DiscardStateResponse> Client::discard_state(const std::string& name) {
+  api::DiscardStateRequest request;
+  request.set_name(name);
+  return impl_->call(&api::Control::Stub::DiscardState, request);
+}
+
 }  // namespace causeway::cli

@@ -7,6 +7,7 @@
 #include <string>
 
 namespace causeway::control::v1 {
+class DiscardStateResponse;
 class ListPortsResponse;
 class Port;
 class RebindRequest;
@@ -33,6 +34,7 @@ class Client {
   Result<api::Port> show_port(const std::string& name);
   Result<api::RebindResponse> rebind(const api::RebindRequest& request);
   Result<api::ResizeResponse> resize(const std::string& name);
+  Result<api::DiscardStateResponse> discard_state(const std::string& name);
 
  private:
   struct Impl;

@@ -71,6 +71,11 @@ Result<std::string> run_resize(const Options& options) {
   return fmt::format("port {}: {} bytes\n", options.port, answer.capacity_bytes());
 }
 
+Result<std::string> run_discard_state(const Options& options) {
+  CW_TRY(const auto answer, cli::Client(options.socket).discard_state(options.port));
+  return options.json ? cli::json(answer) : fmt::format("port {}: serves, from empty\n", options.port);
+}
+
 using Command = Result<std::string> (*)(const Options&);
 
 /// Adds a subcommand that selects `command`.
@@ -104,6 +109,10 @@ void declare(CLI::App& app, Options& options, Command& selected) {
   CLI::App& resize =
       add(port, "resize", "look at the size of a disk's file again and tell the guest", selected, run_resize);
   resize.add_option("NAME", options.port, "name of the port")->required();
+
+  CLI::App& discard = add(port, "discard-state", "start a port that was refused because of what is known of its driver",
+                          selected, run_discard_state);
+  discard.add_option("NAME", options.port, "name of the port")->required();
 
   CLI::App& rebind =
       add(port, "rebind", "move queues to another device while the guest uses them", selected, run_rebind);

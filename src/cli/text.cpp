@@ -22,6 +22,7 @@ std::string counters_of(const api::Queue& queue) {
   const std::map<std::string, std::uint64_t> sorted(queue.counters().begin(), queue.counters().end());
   std::vector<std::string> words;
   for (const auto& [name, value] : sorted) words.push_back(fmt::format("{}={}", name, value));
+  if (queue.run_again() > 0) words.push_back(fmt::format("run_again={}", queue.run_again()));
   return fmt::format("{}", fmt::join(words, " "));
 }
 
@@ -45,6 +46,8 @@ std::vector<Row> properties_of(const api::Port& port) {
       {"memory", fmt::format("{} regions, {} MiB", port.memory_regions(), port.memory_bytes() >> 20)},
       {"rebinds", fmt::format("{}", port.rebinds())},
   };
+  if (!port.refused().empty()) rows.push_back({"refused", port.refused()});
+  for (const auto& difference : port.differences()) rows.push_back({"new driver", difference});
   if (port.has_net()) {
     rows.push_back({"mac", port.net().mac()});
     rows.push_back({"mtu", port.net().has_mtu() ? fmt::format("{}", port.net().mtu()) : "not offered"});

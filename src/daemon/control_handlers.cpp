@@ -47,8 +47,9 @@ std::string polling_text(Polling polling) {
   return {};
 }
 
-std::string state_text(const port::PortReport& report) {
+std::string state_text(const PortEntry& entry, const port::PortReport& report) {
   const auto runs = [](const port::QueueReport& queue) { return queue.started && !queue.is_control; };
+  if (!entry.backend) return "refused";
   if (!report.attached) return "waiting";
   if (std::ranges::any_of(report.queues, &port::QueueReport::failed)) return "failed";
   return std::ranges::any_of(report.queues, runs) ? "running" : "connected";
@@ -76,6 +77,7 @@ void fill(api::Queue& to, const port::QueueReport& from) {
   to.set_failed(from.failed);
   to.set_device(from.device);
   to.set_path(std::string(port::name_of(from.path)));
+  to.set_run_again(from.run_again);
   for (const auto& counter : from.counters) (*to.mutable_counters())[std::string(counter.name)] = counter.value;
 }
 
@@ -107,7 +109,9 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_role(config.role == config::Role::server ? "server" : "client");
   to.set_connection(config.disk ? connection_text(*config.disk) : connection_text(config.connection));
   to.set_worker(config.worker);
-  to.set_state(state_text(report));
+  to.set_state(state_text(entry, report));
+  to.set_refused(entry.refused);
+  for (const auto& difference : report.differences) to.add_differences(difference);
   for (const auto& device : report.devices) to.add_devices(device);
   fill_features(*to.mutable_features_offered(), report.type, report.offered);
   fill_features(*to.mutable_features_negotiated(), report.type, report.negotiated);
@@ -214,6 +218,11 @@ Result<api::ResizeResponse> resize(const Graph& graph, const api::ResizeRequest&
   api::ResizeResponse response;
   response.set_capacity_bytes(*bytes);
   return response;
+}
+
+Result<api::DiscardStateResponse> discard_state(Graph& graph, const api::DiscardStateRequest& request) {
+  CW_CHECK(graph.discard_state(request.name()));
+  return api::DiscardStateResponse{};
 }
 
 }  // namespace causeway::daemon

@@ -15,5 +15,7 @@ Result<control::v1::ShowPortResponse> show_port(const Graph& graph, const contro
 Result<control::v1::RebindResponse> rebind(const Graph& graph, const control::v1::RebindRequest& request);
 /// Errc::not_found: no such port; Errc::not_supported: it has no disk.
 Result<control::v1::ResizeResponse> resize(const Graph& graph, const control::v1::ResizeRequest& request);
+/// Errc::not_found: no such port; Errc::busy: it serves.
+Result<control::v1::DiscardStateResponse> discard_state(Graph& graph, const control::v1::DiscardStateRequest& request);
 
 }  // namespace causeway::daemon

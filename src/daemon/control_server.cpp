@@ -42,8 +42,7 @@ grpc::StatusCode code_of(Errc code) {
 /// Carries each call to the control thread and its result back. Thread: gRPC's.
 class Service final : public api::Control::Service {
  public:
-  Service(Loop& loop, const Graph& graph, std::string version)
-      : loop_(loop), graph_(graph), version_(std::move(version)) {}
+  Service(Loop& loop, Graph& graph, std::string version) : loop_(loop), graph_(graph), version_(std::move(version)) {}
 
   grpc::Status Version(grpc::ServerContext*, const api::VersionRequest*, api::VersionResponse* response) override {
     response->set_version(version_);
@@ -64,6 +63,10 @@ class Service final : public api::Control::Service {
   grpc::Status Resize(grpc::ServerContext*, const api::ResizeRequest* request, api::ResizeResponse* response) override {
     return finish(loop_.call([&] { return resize(graph_, *request); }), *response);
   }
+  grpc::Status DiscardState(grpc::ServerContext*, const api::DiscardStateRequest* request,
+                            api::DiscardStateResponse* response) override {
+    return finish(loop_.call([&] { return discard_state(graph_, *request); }), *response);
+  }
 
  private:
   template <class Response>
@@ -74,7 +77,7 @@ class Service final : public api::Control::Service {
   }
 
   Loop& loop_;
-  const Graph& graph_;
+  Graph& graph_;
   std::string version_;
 };
 
@@ -101,7 +104,7 @@ struct ControlServer::Impl {
   static constexpr std::chrono::milliseconds kAcceptBackOff{200};
   static constexpr std::chrono::seconds kPatience{2};
 
-  Impl(Loop& control, const Graph& graph, std::string version, UnixListener socket)
+  Impl(Loop& control, Graph& graph, std::string version, UnixListener socket)
       : loop(control), service(control, graph, std::move(version)), listener(std::move(socket)) {}
 
   void watch_listener() {
@@ -136,8 +139,8 @@ struct ControlServer::Impl {
 ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ControlServer::~ControlServer() = default;
 
-Result<std::unique_ptr<ControlServer>> ControlServer::start(Loop& loop, const Graph& graph,
-                                                            const std::filesystem::path& path, std::string version) {
+Result<std::unique_ptr<ControlServer>> ControlServer::start(Loop& loop, Graph& graph, const std::filesystem::path& path,
+                                                            std::string version) {
   auto listener = bind_for_owner(path);
   if (!listener) return fail(std::move(listener).error().context("control API"));
   auto impl = std::make_unique<Impl>(loop, graph, std::move(version), std::move(*listener));

@@ -18,7 +18,7 @@ class ControlServer {
  public:
   /// Binds to `path`. A socket that no process listens on any more is replaced; Errc::busy when one does. `loop` and
   /// `graph` must outlive the server. `version` is what it answers when asked.
-  static Result<std::unique_ptr<ControlServer>> start(Loop& loop, const Graph& graph, const std::filesystem::path& path,
+  static Result<std::unique_ptr<ControlServer>> start(Loop& loop, Graph& graph, const std::filesystem::path& path,
                                                       std::string version);
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 class ControlServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto graph = Graph::build(loop_, testing::parsed(testing::two_ports(directory_.path())));
+    auto graph = Graph::build(loop_, testing::parsed(testing::two_ports(directory_.path())), Former::restore);
     ASSERT_TRUE(graph.has_value()) << graph.error().text();
     graph_ = std::move(*graph);
     auto server = ControlServer::start(loop_, *graph_, socket_, "1.2.3");

@@ -28,7 +28,7 @@ Result<void> raise_descriptor_limit() {
 
 }  // namespace
 
-Result<void> serve(const config::Config& config, std::string version) {
+Result<void> serve(const config::Config& config, Former former, std::string version) {
   std::signal(SIGPIPE, SIG_IGN);
   CW_CHECK(raise_descriptor_limit());
   CW_TRY(auto loss, EventFd::make());
@@ -36,7 +36,7 @@ Result<void> serve(const config::Config& config, std::string version) {
   CW_CHECK(survive_lost_mappings(on_loss));
 
   Loop loop;
-  CW_TRY(const auto graph, Graph::build(loop, config));
+  CW_TRY(const auto graph, Graph::build(loop, config, former));
   CW_TRY(const auto server, ControlServer::start(loop, *graph, config.daemon.control, std::move(version)));
   const auto check_memory = loop.watch(on_loss->fd(), [&] {
     on_loss->drain();

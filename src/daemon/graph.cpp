@@ -70,12 +70,15 @@ vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
 
 }  // namespace
 
-Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& config) {
+Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& config, Former former) {
   std::unique_ptr<Graph> graph(new Graph(loop, config.devices));
+  if (!config.daemon.state.empty()) {
+    CW_TRY(graph->state_, port::StateDirectory::open(config.daemon.state));
+  }
   CW_CHECK(graph->start_workers(config));
   CW_CHECK(graph->make_switches(config));
   for (const auto& port : config.ports) {
-    CW_CHECK(graph->start_port(port));
+    CW_CHECK(graph->start_port(port, former));
   }
   return graph;
 }
@@ -142,18 +145,50 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
 
 Result<void> Graph::make_port(PortEntry& entry) {
   CW_TRY(auto devices, make_devices(entry));
-  CW_TRY(entry.port, port::Port::make(loop_, {.name = entry.config.name, .features_off = entry.config.features_off},
-                                      std::move(devices)));
+  CW_TRY(entry.port, port::Port::make(
+                         loop_, {.name = entry.config.name, .features_off = entry.config.features_off, .state = state_},
+                         std::move(devices)));
   return {};
 }
 
-Result<void> Graph::start_port(const config::PortConfig& config) {
-  PortEntry entry{.config = config, .disks = {}, .port = {}, .backend = {}};
+Result<void> Graph::start_port(const config::PortConfig& config, Former former) {
+  PortEntry entry{.config = config, .disks = {}, .port = {}, .backend = {}, .refused = {}};
   if (auto made = make_port(entry); !made) return fail(std::move(made).error().context("port " + config.name));
+  if (state_ && former == Former::discard) port::discard_record(*state_, config.name);
+  if (auto restored = restore_port(entry); restored) {
+    CW_CHECK(start_server(entry));
+  } else {
+    entry.refused = restored.error().text();
+    log::error("port {}: does not serve: {}. To start it empty: causeway port discard-state {}", config.name,
+               entry.refused, config.name);
+  }
+  ports_.push_back(std::move(entry));
+  return {};
+}
+
+Result<void> Graph::restore_port(PortEntry& entry) const {
+  if (!state_) return {};
+  CW_TRY(auto record, port::load_record(*state_, entry.config.name));
+  if (!record) return {};
+  return entry.port->restore(std::move(*record));
+}
+
+Result<void> Graph::start_server(PortEntry& entry) {
+  const config::PortConfig& config = entry.config;
   CW_TRY(entry.backend, vhost_user::Backend::start(loop_, *entry.port, backend_config(config)));
   log::info("port {}: {} '{}', worker {}", config.name,
             config.role == config::Role::server ? "listens on" : "connects to", config.socket, config.worker);
-  ports_.push_back(std::move(entry));
+  return {};
+}
+
+Result<void> Graph::discard_state(std::string_view name) {
+  const auto found = std::ranges::find(ports_, name, [](const PortEntry& entry) { return entry.config.name; });
+  if (found == ports_.end()) return fail(Errc::not_found, fmt::format("there is no port '{}'", name));
+  if (found->backend) return fail(Errc::busy, fmt::format("port {} serves; its state is in use", name));
+  port::discard_record(*state_, found->config.name);
+  CW_CHECK(start_server(*found));
+  found->refused.clear();
+  log::info("port {}: starts empty, as told", name);
   return {};
 }
 

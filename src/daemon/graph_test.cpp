@@ -23,7 +23,7 @@ using testing::two_ports;
 class GraphTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto built = Graph::build(loop_, parsed(two_ports(directory_.path())));
+    auto built = Graph::build(loop_, parsed(two_ports(directory_.path())), Former::restore);
     ASSERT_TRUE(built.has_value()) << built.error().text();
     graph_ = std::move(*built);
   }
@@ -45,7 +45,8 @@ TEST_F(GraphTest, PortsListenUntilTheGraphIsDestroyed) {
   EXPECT_TRUE(std::filesystem::is_socket(directory_.path() / "net0.sock"));
   EXPECT_TRUE(std::filesystem::is_socket(directory_.path() / "net1.sock"));
   graph_.reset();
-  EXPECT_TRUE(std::filesystem::is_empty(directory_.path()));
+  EXPECT_FALSE(std::filesystem::exists(directory_.path() / "net0.sock"));
+  EXPECT_FALSE(std::filesystem::exists(directory_.path() / "net1.sock"));
 }
 
 TEST_F(GraphTest, ListsPortsAndWorkersInTheOrderOfTheConfiguration) {
@@ -117,7 +118,9 @@ TEST_F(GraphTest, RebindErrorsSayWhatThereIs) {
 }
 
 TEST_F(GraphTest, SocketInUseIsAnErrorThatNamesThePort) {
-  const auto second = Graph::build(loop_, parsed(two_ports(directory_.path())));
+  auto same = parsed(two_ports(directory_.path()));
+  same.daemon.state.clear();
+  const auto second = Graph::build(loop_, same, Former::restore);
   ASSERT_FALSE(second.has_value());
   EXPECT_THAT(second.error().text(), HasSubstr("net0"));
   EXPECT_THAT(second.error().text(), HasSubstr("in use"));
@@ -126,7 +129,8 @@ TEST_F(GraphTest, SocketInUseIsAnErrorThatNamesThePort) {
 /// A daemon whose one port reflects, in a thread of its own.
 class OtherDaemon {
  public:
-  explicit OtherDaemon(const std::string& config) : graph_(std::move(*Graph::build(loop_, parsed(config)))) {
+  explicit OtherDaemon(const std::string& config)
+      : graph_(std::move(*Graph::build(loop_, parsed(config), Former::restore))) {
     thread_ = std::thread([this] { loop_.run(); });
   }
   ~OtherDaemon() {
@@ -153,10 +157,12 @@ TEST(GraphOfTwoDaemons, APortMayHaveAnotherDaemonsPortAsItsDevice) {
       fmt::format("[[port]]\nname = 'far'\nsocket = '{}/far.sock'\nconnection = 'reflect'\nmtu = 1400\n", path));
   Loop loop;
   const auto near =
-      Graph::build(loop, parsed(fmt::format("[[device]]\nname = 'chain'\nkind = 'vhost-user'\nsocket = '{0}/far.sock'\n"
-                                            "[[port]]\nname = 'near'\nsocket = '{0}/near.sock'\nconnection = 'sink'\n"
-                                            "devices = ['chain']\n",
-                                            path)));
+      Graph::build(loop,
+                   parsed(fmt::format("[[device]]\nname = 'chain'\nkind = 'vhost-user'\nsocket = '{0}/far.sock'\n"
+                                      "[[port]]\nname = 'near'\nsocket = '{0}/near.sock'\nconnection = 'sink'\n"
+                                      "devices = ['chain']\n",
+                                      path)),
+                   Former::restore);
   ASSERT_TRUE(near.has_value()) << near.error().text();
   const auto report = (*near)->ports().front().port->report();
   EXPECT_THAT(report.devices, ElementsAre("chain"));

@@ -20,6 +20,7 @@ struct Options {
   std::string config = "/etc/causeway/causeway.toml";
   std::string log_level;
   bool check = false;
+  bool discard_state = false;
 };
 
 Result<void> start(const Options& options) {
@@ -30,7 +31,9 @@ Result<void> start(const Options& options) {
     return {};
   }
   causeway::log::start(options.log_level.empty() ? config.daemon.log_level : options.log_level);
-  CW_CHECK(causeway::daemon::serve(config, CAUSEWAY_VERSION));
+  CW_CHECK(causeway::daemon::serve(
+      config, options.discard_state ? causeway::daemon::Former::discard : causeway::daemon::Former::restore,
+      CAUSEWAY_VERSION));
   causeway::log::info("stopped");
   return {};
 }
@@ -41,6 +44,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "causewayd " CAUSEWAY_VERSION);
   app.add_option("--config", options.config, "the configuration file")->capture_default_str();
   app.add_flag("--check-config", options.check, "only read the configuration and say whether it is right");
+  app.add_flag("--discard-state", options.discard_state, "start with empty ports, whatever the state directory has");
   app.add_option("--log-level", options.log_level, "in place of the configuration's log-level")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "err", "off"}));
   try {

@@ -8,32 +8,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
 
+#include "support/temporary_directory.h"
+
 namespace causeway::daemon::testing {
 
-/// A new directory, removed with all it holds.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "causeway-test-XXXXXX").string();
-    EXPECT_NE(::mkdtemp(name.data()), nullptr);
-    path_ = name;
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using causeway::testing::TemporaryDirectory;
 
 /// Two ports: net0 with two queue pairs and two Devices on switch sw0, net1 reflecting on a second worker.
 inline std::string two_ports(const std::filesystem::path& directory) {
@@ -65,10 +48,13 @@ worker = "w1"
                      directory.string());
 }
 
+/// Keeps nothing, unless the text has a [daemon].
 inline config::Config parsed(const std::string& text) {
   auto config = config::parse_config(text, "test.toml");
   EXPECT_TRUE(config.has_value()) << config.error().text();
-  return config ? *config : config::Config{};
+  if (!config) return {};
+  if (!text.contains("[daemon]")) config->daemon.state.clear();
+  return *config;
 }
 
 }  // namespace causeway::daemon::testing

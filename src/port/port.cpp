@@ -71,10 +71,13 @@ Result<void> Port::attach(DriverSide& side) {
 }
 
 void Port::detach() {
-  // What is recorded in the driver side's in-flight memory stays: it will come back with it.
+  if (PortRecord last = record(); last.has_driver()) former_ = std::move(last);
+  has_met_former_ = false;
+  // What is recorded of requests in flight stays: the driver side may come back.
   stop_all();
   forget_driver();
   inflight_.reset();
+  mtu_.reset();
   unmap_everywhere(memory_->regions());
   memory_ = memory::MemoryMap::empty();
   side_ = nullptr;
@@ -126,6 +129,9 @@ void Port::reset() {
   stop_all();
   for (std::uint16_t i = 0; i < queues_.size(); ++i) forget_record(QueueIndex{i}, queues_[i]);
   forget_driver();
+  former_.reset();
+  differences_.clear();
+  save();
 }
 
 void Port::forget_driver() {
@@ -142,6 +148,7 @@ void Port::forget_driver() {
     queue.slot = slot;
   }
   control_log_.clear();
+  config_written_.clear();
   features_ = FeatureSet();
   status_ = Status::reset;
 }
@@ -152,6 +159,8 @@ Result<void> Port::read_config(std::uint32_t offset, std::span<std::byte> to) co
 
 Result<void> Port::write_config(std::uint32_t offset, std::span<const std::byte> from) {
   for (Slot& slot : slots_) CW_CHECK(slot.device->write_config(offset, from));
+  for (std::uint32_t i = 0; i < from.size(); ++i) config_written_[offset + i] = from[i];
+  save();
   return {};
 }
 
@@ -161,6 +170,8 @@ Result<void> Port::announce(std::span<const std::byte, 6> mac) {
 
 Result<void> Port::set_mtu(std::uint16_t mtu) {
   for (Slot& slot : slots_) CW_CHECK(slot.device->set_mtu(mtu));
+  mtu_ = mtu;
+  save();
   return {};
 }
 
@@ -185,6 +196,7 @@ vdpa::ControlReply Port::control(std::span<const std::byte> command) {
   } else {
     control_log_[reply.topic].assign(command.begin(), command.end());
   }
+  save();
   return reply;
 }
 
@@ -206,6 +218,7 @@ PortReport Port::report() const {
                     .memory_regions = memory_->regions().size(),
                     .memory_bytes = 0,
                     .rebinds = rebinds_,
+                    .differences = differences_,
                     .devices = {},
                     .queues = {}};
   for (const memory::Region& region : memory_->regions()) report.memory_bytes += region.size;
@@ -221,6 +234,7 @@ PortReport Port::report() const {
                              .failed = queue.failed,
                              .device = device.info().name,
                              .path = Path::direct,
+                             .run_again = queue.run_again,
                              .counters = device.counters(QueueIndex{i})});
   }
   return report;

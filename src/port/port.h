@@ -8,6 +8,8 @@
 #include "base/result.h"
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
+#include "port/record.h"
+#include "port/state_directory.h"
 #include "vdpa/device.h"
 #include "virtio/inflight.h"
 
@@ -33,21 +35,11 @@ enum class Path : std::uint8_t {
 };
 std::string_view name_of(Path path);
 
-/// How the addresses of a ring are given.
-enum class RingAddressKind : std::uint8_t { frontend, guest };
-
-/// The three addresses of a ring as a driver side gives them. Value type.
-struct RingAddresses {
-  RingAddressKind kind;
-  std::uint64_t descriptors;
-  std::uint64_t available;
-  std::uint64_t used;
-  bool operator==(const RingAddresses&) const = default;
-};
-
 struct PortConfig {
   std::string name;
   FeatureSet features_off;  ///< never offered
+  /// Where it keeps what must survive this process; nullptr: nowhere, and after a crash nothing is known.
+  std::shared_ptr<const StateDirectory> state = nullptr;
 };
 
 /// What a Port tells the server that drives it. Called on the control thread.
@@ -70,6 +62,7 @@ struct QueueReport {
   bool failed;
   std::string device;
   Path path;
+  std::uint32_t run_again;  ///< requests that were in flight when its last back-end died, and were run again
   std::vector<vdpa::Counter> counters;
 };
 
@@ -83,13 +76,16 @@ struct PortReport {
   std::size_t memory_regions;
   std::uint64_t memory_bytes;
   std::uint64_t rebinds;
+  /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.
+  std::vector<std::string> differences;
   std::vector<std::string> devices;
   std::vector<QueueReport> queues;
 };
 
 /// Invariants: (1) a started queue runs on exactly one Device; (2) every usable Device has every memory region mapped;
 /// (3) started and enabled are independent of each other; (4) after `detach` no Device touches the memory of the driver
-/// that has gone, and nothing of its state is left.
+/// that has gone, and of its state there is left only a record, for the case that it comes back; (5) with a state
+/// directory, the record there is never older than what a queue runs with.
 /// Thread: control.
 class Port {
  public:
@@ -108,6 +104,14 @@ class Port {
   std::uint16_t queue_count() const { return static_cast<std::uint16_t>(queues_.size()); }
   FeatureSet offered_features() const;
   FeatureSet features() const { return features_; }
+
+  /// What another process knew when it died; before the first driver side comes. A driver side that has the same rings
+  /// goes on where it was, with the control commands and the configuration that were in force; any other starts
+  /// afresh. Queues are bound as they were, where the Device is still there. Errc::not_supported: the port offers less
+  /// than that driver uses; the text names all of it.
+  Result<void> restore(PortRecord record);
+  /// The same of this process, now.
+  PortRecord record() const;
 
   /// A driver side has come. Errc::busy when there is one already. It must stay until `detach`.
   Result<void> attach(DriverSide& side);
@@ -183,6 +187,9 @@ class Port {
     bool started = false;
     bool enabled = false;
     bool failed = false;
+    std::optional<virtio::InflightRegion> kept;  ///< our own, where the driver side keeps none
+    bool resumes = false;                        ///< `kept` says where: it was written for this very ring
+    std::uint32_t run_again = 0;
   };
 
   Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Device>> devices);
@@ -194,15 +201,30 @@ class Port {
   std::size_t best_slot() const;
 
   Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
-  Result<bool> resume_from_record(QueueIndex queue, virtio::RingConfig& ring);
+  Result<bool> resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
   void forget_record(QueueIndex queue, const Queue& state) const;
+
+  void run_again(QueueIndex queue, Queue& state, const QueueState& position) const;
+
+  // port_state.cpp: what survives
+  QueueRecord record_of(QueueIndex queue) const;
+  void check_offer(const PortRecord& record, std::vector<std::string>& missing) const;
+  void meet_former(QueueIndex queue, Queue& state);
+  void take_over(const PortRecord& former);
+  std::optional<virtio::InflightArea> kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
+                                                virtio::QueueSize size);
+  bool resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
+  void save();
+  void save_starting(QueueIndex queue);
+  void write_record(const PortRecord& record);
   void correct_position(QueueIndex queue, virtio::RingConfig& ring);
   Result<void> run(QueueIndex queue, Queue& state);
   Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
   Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);
   Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
-  Result<QueueState> recover_state(const Queue& state) const;
+  Result<QueueState> recover_state(QueueIndex queue, const Queue& state) const;
+  Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();
   void nudge(const Queue& state) const;
@@ -228,6 +250,12 @@ class Port {
   std::optional<virtio::InflightRegion> inflight_;
   std::unique_ptr<ControlQueue> control_queue_;
   std::map<std::uint64_t, std::vector<std::byte>> control_log_;  // by topic: what another Device must be told
+  std::map<std::uint32_t, std::byte> config_written_;            // by the driver, by offset
+  std::optional<std::uint16_t> mtu_;
+  std::optional<PortRecord> former_;  // the driver before, until the one that is there is reset
+  bool has_met_former_ = false;
+  std::vector<std::string> differences_;
+  std::vector<std::byte> saved_;  // what the state directory has
   std::shared_ptr<const memory::MemoryMap> memory_;
   DriverSide* side_ = nullptr;
   FeatureSet features_;
@@ -235,5 +263,11 @@ class Port {
   std::uint64_t rebinds_ = 0;
   log::RateLimit log_limit_;
 };
+
+/// What the state directory has of the port called `port`; nothing when it has nothing. Errors: those of `decode`, with
+/// the file's path.
+Result<std::optional<PortRecord>> load_record(const StateDirectory& state, const std::string& port);
+/// The port will start empty.
+void discard_record(const StateDirectory& state, const std::string& port);
 
 }  // namespace causeway::port

@@ -71,6 +71,7 @@ Result<void> Port::change_memory(Regions regions) {
       }
     }
     unmap_everywhere(removed);
+    save();
     return {};
   }
   // Other memory comes to lie at an address in use: no queue may run in between.
@@ -83,6 +84,7 @@ Result<void> Port::change_memory(Regions regions) {
     log::error("port {}: memory cannot be mapped back: {}", name(), back.error().text());
   }
   resume(paused);
+  save();
   return mapped;
 }
 

@@ -66,7 +66,11 @@ Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
     CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
   }
   state->kick = std::move(kick);
-  return run(queue, *state);
+  meet_former(queue, *state);
+  save_starting(queue);
+  auto running = run(queue, *state);
+  save();
+  return running;
 }
 
 Result<void> Port::set_queue_call(QueueIndex queue, std::optional<CallFd> call) {
@@ -97,6 +101,12 @@ Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
 }
 
 Result<QueueState> Port::stop_queue(QueueIndex queue, vdpa::StopMode mode) {
+  CW_TRY(auto position, end_queue(queue, mode));
+  save();
+  return position;
+}
+
+Result<QueueState> Port::end_queue(QueueIndex queue, vdpa::StopMode mode) {
   CW_TRY(Queue * state, find(queue));
   if (state->started) {
     const bool was_running = !is_control(queue) && !state->failed;
@@ -120,7 +130,7 @@ Result<QueueState> Port::stop_queue(QueueIndex queue, vdpa::StopMode mode) {
 
 void Port::stop_all() {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    if (auto stopped = stop_queue(QueueIndex{i}); !stopped) {
+    if (auto stopped = end_queue(QueueIndex{i}, vdpa::StopMode::drain); !stopped) {
       log::warn("port {} queue {}: {}", name(), i, stopped.error().text());
     }
   }
@@ -168,7 +178,7 @@ void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
   if (used == ring.start.avail) return;
   // With nothing known to be in flight the two are equal. DPDK's virtio-user says 0 when its back-end comes back, QEMU
   // what it finds in the ring: the ring is right. What was in flight when the last back-end went is taken again.
-  log::warn("port {} queue {}: resumes at the ring's used position {}, not at position {}", name(), number(queue), used,
+  log::info("port {} queue {}: resumes at the ring's used position {}, not at position {}", name(), number(queue), used,
             ring.start.avail);
   ring.start.avail = used;
   ring.start.used = used;
@@ -181,26 +191,31 @@ Result<void> Port::use_inflight(virtio::InflightRegion region) {
 }
 
 /// True when the record says where the queue resumes.
-Result<bool> Port::resume_from_record(QueueIndex queue, virtio::RingConfig& ring) {
-  if (!inflight_ || is_control(queue)) return false;
+Result<bool> Port::resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring) {
+  if (!inflight_) return resume_from_kept(queue, state, ring);
+  if (is_control(queue)) return false;
   const auto area = inflight_->area(queue, ring.layout(), ring.size);
   if (!area) return false;
   ring.record = std::make_shared<const virtio::InflightArea>(*area);
   auto recorded = virtio::recover(*area, ring, *memory_);
   if (!recorded) return fail(std::move(recorded).error().context(fmt::format("queue {}", number(queue))));
   if (!*recorded) return false;
-  const QueueState& state = **recorded;
-  if (!state.in_flight.empty() && ring.start.in_flight != state.in_flight) {
-    log::info("port {} queue {}: runs {} requests again that were in flight", name(), number(queue),
-              state.in_flight.size());
-  }
-  ring.start = state;
+  run_again(queue, state, **recorded);
+  ring.start = std::move(**recorded);
   return true;
 }
 
+/// Says which requests a dead back-end has left, unless it was we who have stopped the queue.
+void Port::run_again(QueueIndex queue, Queue& state, const QueueState& position) const {
+  if (position.in_flight.empty() || (state.start && state.start->in_flight == position.in_flight)) return;
+  state.run_again = static_cast<std::uint32_t>(position.in_flight.size());
+  log::info("port {} queue {}: runs {} requests again that were in flight", name(), number(queue), state.run_again);
+}
+
 void Port::forget_record(QueueIndex queue, const Queue& state) const {
-  if (!inflight_ || !state.size || (state.start && !state.start->in_flight.empty())) return;
   // The driver starts its rings anew, so that the positions of the old ones mean nothing.
+  if (state.kept) state.kept->area(QueueIndex{0}, state.kept->layout(), state.kept->entries())->clear();
+  if (!inflight_ || !state.size || (state.start && !state.start->in_flight.empty())) return;
   if (const auto area = inflight_->area(queue, inflight_->layout(), *state.size)) area->clear();
 }
 
@@ -210,8 +225,13 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   CW_TRY(auto ring, ring_of(queue, state));
-  CW_TRY(const bool is_recorded, resume_from_record(queue, ring));
+  CW_TRY(const bool is_recorded, resume_from_record(queue, state, ring));
   if (!is_recorded) correct_position(queue, ring);
+  if (ring.record && !is_control(queue) && !slots_[slot].device->info().can.record_in_flight) {
+    // What an earlier Device has written there will soon be wrong.
+    ring.record->clear();
+    ring.record = nullptr;
+  }
   vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call, .enabled = state.enabled};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(
@@ -253,12 +273,21 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mod
   if (stopped) return *stopped;
   log::warn("port {} queue {}: no position from device {}: {}", name(), number(queue),
             slots_[state.slot].device->info().name, stopped.error().text());
-  return recover_state(state);
+  return recover_state(queue, state);
 }
 
-Result<QueueState> Port::recover_state(const Queue& state) const {
+Result<QueueState> Port::recover_state(QueueIndex queue, const Queue& state) const {
   const virtio::Layout layout = virtio::layout_of(features_);
   if (!state.size || !state.addresses) return start_of(state);
+  const auto area = inflight_ && !is_control(queue) ? inflight_->area(queue, layout, *state.size)
+                    : state.kept                    ? state.kept->area(QueueIndex{0}, layout, *state.size)
+                                                    : std::nullopt;
+  if (area) {
+    CW_TRY(const auto ring, ring_of(queue, state));
+    auto recorded = virtio::recover(*area, ring, *memory_);
+    if (recorded && *recorded) return std::move(**recorded);
+    if (!recorded) log::warn("port {} queue {}: {}", name(), number(queue), recorded.error().text());
+  }
   if (layout == virtio::Layout::packed) {
     // A used descriptor of several entries leaves the others as they were: where a lap ends cannot be told from them.
     return fail(Errc::gone, "the position in a packed ring went with its device");
@@ -267,10 +296,10 @@ Result<QueueState> Port::recover_state(const Queue& state) const {
   if (state.addresses->kind == RingAddressKind::frontend) {
     used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
   }
-  const auto area = memory_->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
+  const auto ring_used = memory_->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
   QueueState position = start_of(state);
   // What was not used when the Device went is run again by the next one.
-  if (area) position.avail = area->fetch<std::uint16_t>(virtio::kRingIndex);
+  if (ring_used) position.avail = ring_used->fetch<std::uint16_t>(virtio::kRingIndex);
   position.in_flight.clear();
   return position;
 }
@@ -302,14 +331,23 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
     return fail(Errc::invalid_value,
                 fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
   }
-  if (!state.started || state.failed) {
+  if (!state.started) {
     state.slot = to;
+    save();
     return {};
   }
-  CW_TRY(state.start, halt(queue, state, vdpa::StopMode::leave));
+  // One that has failed is still the old Device's; on the new one it has another try.
+  auto position = halt(queue, state, vdpa::StopMode::leave);
+  if (!position) {
+    state.started = true;
+    fail_queue(queue, position.error());
+    return fail(std::move(position).error());
+  }
+  state.start = std::move(*position);
   auto moved = run_on(queue, state, to);
   if (moved) {
     ++rebinds_;
+    save();
     return {};
   }
   if (auto kept = run_anywhere(queue, state, slots_.size() - 1, from); !kept) {
@@ -350,7 +388,7 @@ void Port::on_device_gone(std::size_t slot, const Error& reason) {
       state.slot = next;
       continue;
     }
-    auto position = recover_state(state);
+    auto position = recover_state(QueueIndex{i}, state);
     if (!position) {
       fail_queue(QueueIndex{i}, position.error());
       continue;

@@ -50,9 +50,10 @@ struct DeviceInfo {
   memory::Iova iova_first{0};     ///< lowest usable IOVA
   memory::Iova iova_last{~0ULL};  ///< highest usable IOVA
   struct Capabilities {
-    bool logs_dirty = false;    ///< can log the pages it writes
-    bool translates = false;    ///< has an IOTLB
-    bool reports_state = true;  ///< stop_queue returns the ring's position
+    bool logs_dirty = false;        ///< can log the pages it writes
+    bool translates = false;        ///< has an IOTLB
+    bool reports_state = true;      ///< stop_queue returns the ring's position
+    bool record_in_flight = false;  ///< keeps RingConfig::record
   } can;
 };
 

@@ -170,7 +170,7 @@ class FakeDevice final : public vdpa::Device {
                          .queues_per_unit = 2,
                          .largest_ring = 32768,
                          .config_size = kConfigSize,
-                         .can = {}};
+                         .can = {.record_in_flight = true}};
   vdpa::Status status_ = vdpa::Status::reset;
 };
 

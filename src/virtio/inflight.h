@@ -69,6 +69,10 @@ class InflightRegion {
 Result<std::optional<QueueState>> recover(const InflightArea& area, const RingConfig& ring,
                                           const memory::MemoryMap& map);
 
+/// False when nothing was ever used in a packed ring: it is as its driver has made it. Of a split ring the used index
+/// tells, which `recover` holds the record against.
+bool has_been_used(const RingConfig& ring, const memory::MemoryMap& map);
+
 /// Keeps the record of a split ring while its queue runs. A SIGKILL between any two stores leaves a record that
 /// `recover` understands. Thread: its queue's.
 class SplitInflight {

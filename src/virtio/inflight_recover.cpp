@@ -192,4 +192,15 @@ Result<std::optional<QueueState>> recover(const InflightArea& area, const RingCo
   return fail(std::move(state).error());
 }
 
+bool has_been_used(const RingConfig& ring, const memory::MemoryMap& map) {
+  const auto areas = RingAreas::locate(ring, map);
+  if (!areas) return false;
+  // The driver makes a ring of zeros, and sets the flag for the first time in its second lap.
+  for (std::uint16_t i = 0; i < ring.size.entries(); ++i) {
+    const std::size_t offset = std::size_t{i} * sizeof(PackedDescriptor);
+    if ((PackedTail::load(areas->descriptors, offset, std::memory_order_acquire).flags() & kDescUsed) != 0) return true;
+  }
+  return false;
+}
+
 }  // namespace causeway::virtio

@@ -30,16 +30,25 @@ struct DiskRigConfig {
   BlkDriverConfig driver = {};
   blk::DiskConfig disk = {.name = {}, .serial = {}};
   blk::RateLimits limits = {};
+  std::shared_ptr<const port::StateDirectory> state = nullptr;
 };
 
 /// Members in the order in which they depend on each other.
 struct DiskRig {
-  DiskRig(std::shared_ptr<blk::Store> a_store, DiskRigConfig config)
+  DiskRig(std::shared_ptr<blk::Store> a_store, DiskRigConfig a_config)
       : first(value_or_die(Worker::start({.name = "w0", .cpu = {}}))),
         second(value_or_die(Worker::start({.name = "w1", .cpu = {}}))),
+        config(std::move(a_config)),
         store(std::move(a_store)),
         volume(std::make_shared<blk::Volume>("disk0", store, config.limits)) {
     config.disk.queues = config.driver.queues;
+    make_port();
+    driver = value_or_die(BlkDriver::plug_in(*port, config.driver));
+  }
+
+  /// A port with new Devices; the one before must be gone.
+  void make_port() {
+    disks.clear();
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     for (const char* name : {"soft-a", "soft-b"}) {
       config.disk.name = name;
@@ -47,13 +56,14 @@ struct DiskRig {
       disks.push_back(disk.get());
       devices.push_back(std::move(disk));
     }
-    port = value_or_die(port::Port::make(loop, {.name = "disk0", .features_off = {}}, std::move(devices)));
-    driver = value_or_die(BlkDriver::plug_in(*port, config.driver));
+    port = value_or_die(
+        port::Port::make(loop, {.name = "disk0", .features_off = {}, .state = config.state}, std::move(devices)));
   }
 
   Loop loop;
   std::unique_ptr<Worker> first;
   std::unique_ptr<Worker> second;
+  DiskRigConfig config;
   std::shared_ptr<blk::Store> store;
   std::shared_ptr<blk::Volume> volume;
   std::vector<blk::Disk*> disks;

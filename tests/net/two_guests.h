@@ -19,13 +19,15 @@ inline constexpr net::MacAddress kMacA{{0x52, 0x54, 0, 0, 0, 0xa}};
 inline constexpr net::MacAddress kMacB{{0x52, 0x54, 0, 0, 0, 0xb}};
 
 inline std::unique_ptr<port::Port> make_nic_port(Loop& loop, const std::shared_ptr<net::Link>& link,
-                                                 net::MacAddress mac, std::uint16_t pairs) {
+                                                 net::MacAddress mac, std::uint16_t pairs,
+                                                 std::shared_ptr<const port::StateDirectory> state = nullptr) {
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   for (const char* name : {"soft-a", "soft-b"}) {
     const net::NicConfig config{.name = name, .mac = mac, .queue_pairs = pairs, .mtu = std::nullopt};
     devices.push_back(value_or_die(net::Nic::make(loop, config, link)));
   }
-  return value_or_die(port::Port::make(loop, {.name = link->name(), .features_off = {}}, std::move(devices)));
+  return value_or_die(port::Port::make(loop, {.name = link->name(), .features_off = {}, .state = std::move(state)},
+                                       std::move(devices)));
 }
 
 /// Members in the order in which they depend on each other.

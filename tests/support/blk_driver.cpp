@@ -44,15 +44,28 @@ Result<std::unique_ptr<BlkDriver>> BlkDriver::plug_in(port::Port& port, BlkDrive
 Result<void> BlkDriver::start() {
   const std::uint64_t size = config_.queues * (config_.ring_size * (kSlot + 64) + 16 * kPage);
   CW_TRY(auto file, make_memfd("blk-driver", size));
-  CW_TRY(auto shared, file.duplicate());
   CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
   CW_TRY(memory_, memory::MemoryMap::make({std::move(region)}));
-  CW_TRY(auto given, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(shared), 0));
-  CW_CHECK(port_.set_features(config_.features));
-  CW_CHECK(port_.set_memory({std::move(given)}));
+  CW_CHECK(negotiate());
   for (std::uint16_t i = 0; i < config_.queues; ++i) CW_CHECK(start_queue(i));
   using vdpa::Status;
-  return port_.set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
+  return port_->set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
+}
+
+Result<void> BlkDriver::negotiate() {
+  const memory::Region& own = memory_->regions().front();
+  CW_TRY(auto shared, own.file->duplicate());
+  CW_TRY(auto given, memory::Region::map(own.iova, own.frontend_va, own.size, std::move(shared), 0));
+  CW_CHECK(port_->set_features(config_.features));
+  return port_->set_memory({std::move(given)});
+}
+
+Result<void> BlkDriver::move_to(port::Port& port) {
+  port_ = &port;
+  CW_CHECK(port_->attach(*this));
+  CW_CHECK(negotiate());
+  for (std::uint16_t i = 0; i < config_.queues; ++i) CW_CHECK(give(i));
+  return {};
 }
 
 Result<void> BlkDriver::start_queue(std::uint16_t index) {
@@ -77,15 +90,20 @@ Result<void> BlkDriver::start_queue(std::uint16_t index) {
               .pending = std::vector<Pending>(config_.ring_size)};
   for (std::uint16_t slot = 0; slot < config_.ring_size; ++slot) queue.free.push_back(slot);
   queues_.push_back(std::move(queue));
+  return give(index);
+}
+
+Result<void> BlkDriver::give(std::uint16_t index) {
   const QueueIndex number{index};
-  CW_CHECK(port_.set_queue_size(number, ring.size.entries()));
-  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
-                                              .descriptors = ring.descriptors.value(),
-                                              .available = ring.available.value(),
-                                              .used = ring.used.value()}));
-  CW_CHECK(port_.set_queue_call(number, call));
-  CW_CHECK(port_.start_queue(number, kick));
-  return port_.enable_queue(number, true);
+  const virtio::RingConfig& ring = queues_[index].config;
+  CW_CHECK(port_->set_queue_size(number, ring.size.entries()));
+  CW_CHECK(port_->set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
+                                               .descriptors = ring.descriptors.value(),
+                                               .available = ring.available.value(),
+                                               .used = ring.used.value()}));
+  CW_CHECK(port_->set_queue_call(number, queues_[index].call));
+  CW_CHECK(port_->start_queue(number, queues_[index].kick));
+  return port_->enable_queue(number, true);
 }
 
 Iova BlkDriver::allocate(std::size_t bytes) {

@@ -43,7 +43,10 @@ class BlkDriver final : public port::DriverSide {
   static constexpr std::uint32_t kLargestData = 64 << 10;
 
   static Result<std::unique_ptr<BlkDriver>> plug_in(port::Port& port, BlkDriverConfig config);
-  ~BlkDriver() override { port_.detach(); }
+  ~BlkDriver() override { port_->detach(); }
+
+  /// Its port has died; goes on with another one, which it tells what a front-end that reconnects does.
+  Result<void> move_to(port::Port& port);
 
   /// Makes a request visible and kicks; nothing when the ring is full. Returns its token.
   std::optional<std::uint64_t> submit(std::uint16_t queue, const BlkRequest& request);
@@ -74,13 +77,15 @@ class BlkDriver final : public port::DriverSide {
     std::vector<Pending> pending;  // by slot
   };
 
-  BlkDriver(port::Port& port, BlkDriverConfig config) : port_(port), config_(config) {}
+  BlkDriver(port::Port& port, BlkDriverConfig config) : port_(&port), config_(config) {}
   Result<void> start();
+  Result<void> negotiate();
   Result<void> start_queue(std::uint16_t index);
+  Result<void> give(std::uint16_t index);
   memory::Iova allocate(std::size_t bytes);
   memory::GuestSpan at(memory::Iova iova, std::size_t bytes) const;
 
-  port::Port& port_;
+  port::Port* port_;
   BlkDriverConfig config_;
   std::shared_ptr<const memory::MemoryMap> memory_;
   std::uint64_t allocated_ = 0;

@@ -35,7 +35,7 @@ Result<std::unique_ptr<FakeGuest>> FakeGuest::plug_in(port::Port& port, FakeGues
 }
 
 FakeGuest::~FakeGuest() {
-  port_.detach();
+  port_->detach();
 }
 
 Result<void> FakeGuest::start() {
@@ -44,16 +44,47 @@ Result<void> FakeGuest::start() {
                                 page_up(std::size_t{16} * 32 * config_.ring_size);
   const std::uint64_t size = page_up(kLives * per_queue * 2 * config_.queue_pairs) + kControlBytes;
   CW_TRY(auto file, make_memfd("fake-guest", size));
-  CW_TRY(auto shared, file.duplicate());
   CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
   CW_TRY(memory_, memory::MemoryMap::make({std::move(region)}));
-  CW_TRY(auto given, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(shared), 0));
-  CW_CHECK(port_.set_features(config_.features));
-  CW_CHECK(port_.set_memory({std::move(given)}));
+  return set_up();
+}
+
+Result<void> FakeGuest::set_up() {
+  CW_CHECK(negotiate());
   for (std::uint16_t i = 0; i < 2 * config_.queue_pairs; ++i) CW_CHECK(start_queue(i));
   if (config_.features.has(virtio::NetFeature::ctrl_vq)) CW_CHECK(start_control_queue());
   using vdpa::Status;
-  return port_.set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
+  return port_->set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
+}
+
+Result<void> FakeGuest::negotiate() {
+  const memory::Region& own = memory_->regions().front();
+  CW_TRY(auto shared, own.file->duplicate());
+  CW_TRY(auto given, memory::Region::map(own.iova, own.frontend_va, own.size, std::move(shared), 0));
+  CW_CHECK(port_->set_features(config_.features));
+  return port_->set_memory({std::move(given)});
+}
+
+Result<void> FakeGuest::move_to(port::Port& port) {
+  port_ = &port;
+  CW_CHECK(port_->attach(*this));
+  CW_CHECK(negotiate());
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    CW_CHECK(give(i, queues_[i]));
+    CW_CHECK(port_->enable_queue(QueueIndex{i}, true));
+  }
+  return control_ ? give(control_index(), *control_) : Result<void>();
+}
+
+Result<void> FakeGuest::reboot_to(port::Port& port) {
+  port_ = &port;
+  CW_CHECK(port_->attach(*this));
+  const memory::Region& own = memory_->regions().front();
+  memory_->translate(own.iova, own.size)->write(0, std::vector<std::byte>(own.size));
+  allocated_ = 0;
+  queues_.clear();
+  control_.reset();
+  return set_up();
 }
 
 Iova FakeGuest::allocate(std::size_t bytes) {
@@ -85,14 +116,14 @@ Result<FakeGuest::Queue> FakeGuest::make_queue(std::uint32_t entries, std::size_
 
 Result<void> FakeGuest::give(std::uint16_t index, const Queue& queue) {
   const QueueIndex number{index};
-  CW_CHECK(port_.set_queue_size(number, queue.config.size.entries()));
-  CW_CHECK(port_.set_queue_base(number, queue.config.start));
-  CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
-                                              .descriptors = queue.config.descriptors.value(),
-                                              .available = queue.config.available.value(),
-                                              .used = queue.config.used.value()}));
-  CW_CHECK(port_.set_queue_call(number, queue.call));
-  return port_.start_queue(number, queue.kick);
+  CW_CHECK(port_->set_queue_size(number, queue.config.size.entries()));
+  CW_CHECK(port_->set_queue_base(number, queue.config.start));
+  CW_CHECK(port_->set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
+                                               .descriptors = queue.config.descriptors.value(),
+                                               .available = queue.config.available.value(),
+                                               .used = queue.config.used.value()}));
+  CW_CHECK(port_->set_queue_call(number, queue.call));
+  return port_->start_queue(number, queue.kick);
 }
 
 Result<void> FakeGuest::start_queue(std::uint16_t index) {
@@ -102,7 +133,7 @@ Result<void> FakeGuest::start_queue(std::uint16_t index) {
 }
 
 Result<void> FakeGuest::reset_queue(std::uint16_t index) {
-  CW_CHECK(port_.stop_queue(QueueIndex{index}));
+  CW_CHECK(port_->stop_queue(QueueIndex{index}));
   return {};
 }
 
@@ -123,14 +154,18 @@ Result<void> FakeGuest::fill_and_give(std::uint16_t index) {
   queue.ring.publish();
   queue.ring.disarm();
   CW_CHECK(give(index, queue));
-  return port_.enable_queue(QueueIndex{index}, true);
+  return port_->enable_queue(QueueIndex{index}, true);
 }
 
 Result<void> FakeGuest::start_control_queue() {
   CW_TRY(auto made, make_queue(kControlRing, kPage));
   control_.emplace(std::move(made));
+  return give(control_index(), *control_);
+}
+
+std::uint16_t FakeGuest::control_index() const {
   const bool many = config_.features.has(virtio::NetFeature::mq) || config_.features.has(virtio::NetFeature::rss);
-  return give(static_cast<std::uint16_t>(many ? 2 * config_.queue_pairs : 2), *control_);
+  return static_cast<std::uint16_t>(many ? 2 * config_.queue_pairs : 2);
 }
 
 void FakeGuest::send_control(std::span<const std::byte> command) {
@@ -229,9 +264,9 @@ std::uint32_t FakeGuest::discard(std::uint16_t pair, std::uint32_t limit) {
 
 Result<void> FakeGuest::stop_and_start(std::uint16_t queue) {
   const QueueIndex number{queue};
-  CW_TRY(auto position, port_.stop_queue(number));
-  CW_CHECK(port_.set_queue_base(number, std::move(position)));
-  return port_.start_queue(number, queues_[queue].kick);
+  CW_TRY(auto position, port_->stop_queue(number));
+  CW_CHECK(port_->set_queue_base(number, std::move(position)));
+  return port_->start_queue(number, queues_[queue].kick);
 }
 
 void FakeGuest::fill_transmit_buffers(std::uint16_t pair, const virtio::NetHeader& header,

@@ -32,6 +32,12 @@ class FakeGuest final : public port::DriverSide {
   static Result<std::unique_ptr<FakeGuest>> plug_in(port::Port& port, FakeGuestConfig config);
   ~FakeGuest() override;
 
+  /// Its port has died; goes on with another one, which it tells what a front-end that reconnects does. Thread: the
+  /// port's control thread.
+  Result<void> move_to(port::Port& port);
+  /// The same of a guest that was reset meanwhile: it makes all its rings anew, where they lay before.
+  Result<void> reboot_to(port::Port& port);
+
   /// Queues one frame for transmission on `pair`; false when all transmit buffers are in flight.
   bool send(std::uint16_t pair, const virtio::NetHeader& header, std::span<const std::byte> frame);
   /// The same, of the bytes that lie in the next buffer already: costs the driver no copy.
@@ -86,8 +92,11 @@ class FakeGuest final : public port::DriverSide {
     memory::Iova buffers;               // one per ring entry
     std::vector<std::uint16_t> unused;  // buffers of a transmit queue not in flight
   };
-  FakeGuest(port::Port& port, FakeGuestConfig config) : port_(port), config_(config) {}
+  FakeGuest(port::Port& port, FakeGuestConfig config) : port_(&port), config_(config) {}
   Result<void> start();
+  Result<void> negotiate();
+  Result<void> set_up();
+  std::uint16_t control_index() const;
   Result<Queue> make_queue(std::uint32_t entries, std::size_t buffer_bytes);
   /// Tells the port of a queue and starts it.
   Result<void> give(std::uint16_t index, const Queue& queue);
@@ -97,7 +106,7 @@ class FakeGuest final : public port::DriverSide {
   memory::Iova buffer(const Queue& queue, std::uint64_t number) const;
   void offer(Queue& queue, std::uint64_t number);
 
-  port::Port& port_;
+  port::Port* port_;
   FakeGuestConfig config_;
   std::shared_ptr<const memory::MemoryMap> memory_;
   std::uint64_t allocated_ = 0;

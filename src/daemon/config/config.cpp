@@ -16,10 +16,16 @@ constexpr Choice<Polling> kPollings[] = {
 constexpr std::string_view kLogLevels[] = {"trace", "debug", "info", "warn", "err", "off"};
 
 Result<DaemonConfig> read_daemon(const Section& section) {
-  CW_CHECK(section.allow_only({"control", "log-level"}));
+  CW_CHECK(section.allow_only({"control", "log-level", "state"}));
   DaemonConfig daemon;
   CW_TRY(const auto control, read_socket(section, "control"));
   if (control) daemon.control = *control;
+  daemon.state = std::filesystem::path(daemon.control).replace_extension(".state");
+  CW_TRY(const auto state, section.text("state", "the path of a directory, or an empty text"));
+  if (state) {
+    if (state->find('\0') != std::string::npos) return section.bad("state", "the path of a directory");
+    daemon.state = *state;
+  }
   const std::string levels = Section::one_of(kLogLevels);
   CW_TRY(const auto level, section.text("log-level", levels));
   if (level) {

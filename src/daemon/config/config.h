@@ -20,6 +20,8 @@ namespace causeway::config {
 struct DaemonConfig {
   std::string control = "/run/causeway/control.sock";  ///< socket of the control API
   std::string log_level = "info";                      ///< one that log::start takes
+  /// Directory for what survives a crash; empty: nothing does. Unset in a file: `control` with the extension .state.
+  std::string state = "/run/causeway/control.state";
   bool operator==(const DaemonConfig&) const = default;
 };
 

@@ -49,6 +49,7 @@ TEST(Config, ReadsEveryKey) {
 [daemon]
 control = "/tmp/c.sock"
 log-level = "debug"
+state = "/tmp/kept"
 [[worker]]
 name = "w0"
 cpu = 1
@@ -74,7 +75,7 @@ devices = ["a", "b"]
 features-off = ["mrg_rxbuf", "event_idx"]
 inband-notifications = true
 )");
-  EXPECT_EQ(config.daemon, (DaemonConfig{.control = "/tmp/c.sock", .log_level = "debug"}));
+  EXPECT_EQ(config.daemon, (DaemonConfig{.control = "/tmp/c.sock", .log_level = "debug", .state = "/tmp/kept"}));
   ASSERT_THAT(config.workers, SizeIs(2));
   EXPECT_EQ(config.workers[0].cpu, 1u);
   EXPECT_EQ(config.workers[0].polling, Polling::poll);

@@ -1,0 +1,229 @@
+// What a Port keeps of its driver beyond the life of a connection and of this process, and what it makes of that when a
+// driver side comes.
+
+#include "port/port.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace causeway::port {
+namespace {
+
+std::string record_name(const std::string& port) {
+  return port + ".port";
+}
+
+std::string queue_name(const std::string& port, QueueIndex queue) {
+  return fmt::format("{}.queue{}", port, number(queue));
+}
+
+/// The ring of before: the same memory, whatever it is called now.
+bool is_same_ring(const QueueRecord& before, const QueueRecord& now) {
+  return before.place && before.place == now.place && before.size == now.size;
+}
+
+}  // namespace
+
+Result<std::optional<PortRecord>> load_record(const StateDirectory& state, const std::string& port) {
+  CW_TRY(const auto bytes, state.load(record_name(port)));
+  if (!bytes) return std::optional<PortRecord>();
+  auto record = decode(*bytes);
+  if (record && record->port != port) {
+    record = fail(Errc::peer_violation, fmt::format("it is that of port '{}'", record->port));
+  }
+  if (record) return std::optional(std::move(*record));
+  return fail(std::move(record).error().context(
+      fmt::format("the record in '{}' is not used", state.path_of(record_name(port)).native())));
+}
+
+void discard_record(const StateDirectory& state, const std::string& port) {
+  state.remove(record_name(port));
+}
+
+PortRecord Port::record() const {
+  PortRecord record{.port = name(),
+                    .type = info().type,
+                    .features = features_,
+                    .status = status_,
+                    .memory = {},
+                    .queues = {},
+                    .control = control_log_,
+                    .rebinds = rebinds_,
+                    .config = config_written_,
+                    .mtu = mtu_};
+  for (const memory::Region& region : memory_->regions()) record.memory.push_back(RegionRecord::of(region));
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) record.queues.push_back(record_of(QueueIndex{i}));
+  return record;
+}
+
+QueueRecord Port::record_of(QueueIndex queue) const {
+  const Queue& state = queues_[number(queue)];
+  QueueRecord record{.size = state.size ? state.size->entries() : 0U,
+                     .addresses = state.addresses,
+                     .place = {},
+                     .started = state.started,
+                     .enabled = state.enabled,
+                     .device = slots_[state.slot].device->info().name,
+                     .start = state.start};
+  if (!state.size || !state.addresses) return record;
+  const auto ring = ring_of(queue, state);
+  if (!ring) return record;
+  for (const memory::Region& region : memory_->regions()) {
+    const std::uint64_t inside = ring->descriptors.value() - region.iova.value();
+    if (inside < region.size) record.place = MemoryPlace{.file = region.identity, .offset = region.offset + inside};
+  }
+  return record;
+}
+
+// --- Keeping --------------------------------------------------------------------------------------------------------
+
+void Port::save() {
+  if (config_.state) write_record(record());
+}
+
+/// Before the queue runs: what it leaves behind must not be found without a record of it.
+void Port::save_starting(QueueIndex queue) {
+  if (!config_.state) return;
+  PortRecord next = record();
+  next.queues[number(queue)].started = true;
+  write_record(next);
+}
+
+void Port::write_record(const PortRecord& record) {
+  auto bytes = encode(record);
+  if (bytes == saved_) return;
+  auto done = config_.state->save(record_name(name()), bytes);
+  saved_ = std::move(bytes);
+  if (done) return;
+  saved_.clear();
+  if (log_limit_.allow()) {
+    log::error("port {}: what it knows of its driver is not kept, so that a crash would lose it: {}", name(),
+               done.error().text());
+  }
+}
+
+// --- Coming back ----------------------------------------------------------------------------------------------------
+
+void Port::check_offer(const PortRecord& record, std::vector<std::string>& missing) const {
+  if (record.type != info().type) missing.emplace_back("the device type");
+  if (const auto features = record.features.minus(offered_features()); features != FeatureSet()) {
+    missing.push_back(fmt::format("features {}", virtio::text(info().type, features)));
+  }
+  for (std::size_t i = 0; i < record.queues.size(); ++i) {
+    const QueueRecord& queue = record.queues[i];
+    if (!queue.started) continue;
+    if (i >= queues_.size()) missing.push_back(fmt::format("queue {}", i));
+    if (queue.size > info().largest_ring) missing.push_back(fmt::format("queue {} with {} entries", i, queue.size));
+  }
+  if (!record.config.empty() && record.config.rbegin()->first >= info().config_size) {
+    missing.push_back(fmt::format("configuration space of {} bytes", record.config.rbegin()->first + 1));
+  }
+}
+
+Result<void> Port::restore(PortRecord record) {
+  std::vector<std::string> missing;
+  check_offer(record, missing);
+  if (!missing.empty()) {
+    return fail(Errc::not_supported, fmt::format("the driver that this port had uses what is no longer offered: {}",
+                                                 fmt::join(missing, "; ")));
+  }
+  for (std::size_t i = 0; i < std::min<std::size_t>(info().queues, record.queues.size()); ++i) {
+    const auto bound = std::ranges::find_if(
+        slots_, [&](const Slot& slot) { return slot.device->info().name == record.queues[i].device; });
+    if (bound != slots_.end() && i < bound->device->info().queues) {
+      queues_[i].slot = static_cast<std::size_t>(bound - slots_.begin());
+      continue;
+    }
+    log::warn("port {} queue {}: device '{}', to which it was bound, is no longer there", name(), i,
+              record.queues[i].device);
+  }
+  rebinds_ = record.rebinds;
+  if (record.has_driver()) former_ = std::move(record);
+  return {};
+}
+
+/// Finds out whether the driver that was here has come back, at its first queue, and whether this queue goes on.
+void Port::meet_former(QueueIndex queue, Queue& state) {
+  if (!former_) return;
+  const PortRecord now = record();
+  const std::size_t index = number(queue);
+  const bool is_back = former_->features == now.features && index < former_->queues.size() &&
+                       is_same_ring(former_->queues[index], now.queues[index]);
+  if (!std::exchange(has_met_former_, true)) {
+    differences_ = differences(*former_, now);
+    if (is_back) {
+      take_over(*former_);
+      log::info("port {}: the driver that it had is back and goes on", name());
+      differences_.clear();
+    } else {
+      log::info("port {}: another driver than before, which starts afresh: {}", name(), fmt::join(differences_, "; "));
+    }
+  }
+  state.resumes = is_back && former_->queues[index].started;
+}
+
+void Port::take_over(const PortRecord& former) {
+  for (const auto& [topic, command] : former.control) {
+    if (control_log_.contains(topic)) continue;
+    if (fallback().device->control(command).ack == 0) {
+      control_log_[topic] = command;
+    } else {
+      log::warn("port {}: device {} refused a control command that was accepted before", name(), info().name);
+    }
+  }
+  for (const auto& [offset, value] : former.config) {
+    if (config_written_.contains(offset)) continue;
+    if (auto written = write_config(offset, std::span(&value, 1)); !written) {
+      log::warn("port {}: configuration at offset {}: {}", name(), offset, written.error().text());
+    }
+  }
+  if (former.mtu && !mtu_) {
+    if (auto told = set_mtu(*former.mtu); !told) log::warn("port {}: {}", name(), told.error().text());
+  }
+}
+
+/// Memory of ours in which the Device records what is in flight.
+std::optional<virtio::InflightArea> Port::kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
+                                                    virtio::QueueSize size) {
+  if (state.kept && (state.kept->layout() != layout || state.kept->entries() != size)) state.kept.reset();
+  if (!state.kept) {
+    const std::uint64_t bytes = virtio::InflightArea::size(layout, size.entries());
+    auto region = [&]() -> Result<virtio::InflightRegion> {
+      CW_TRY(auto file, config_.state->open_file(queue_name(name(), queue), bytes));
+      return virtio::InflightRegion::adopt(layout, 1, size, std::move(file), 0, bytes);
+    }();
+    if (!region) {
+      if (log_limit_.allow()) {
+        log::error("port {} queue {}: what is in flight is not kept: {}", name(), number(queue), region.error().text());
+      }
+      return std::nullopt;
+    }
+    state.kept.emplace(std::move(*region));
+  }
+  return state.kept->area(QueueIndex{0}, layout, size);
+}
+
+bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring) {
+  if (!config_.state) return false;
+  const auto area = kept_area(queue, state, ring.layout(), ring.size);
+  if (!area) return false;
+  ring.record = std::make_shared<const virtio::InflightArea>(*area);
+  if (!std::exchange(state.resumes, false)) return false;
+  // The driver may have been reset while nobody was here: then its rings lie where they lay, and are new.
+  if (ring.layout() == virtio::Layout::packed && !virtio::has_been_used(ring, *memory_)) return false;
+  auto recorded = virtio::recover(*area, ring, *memory_);
+  if (!recorded) {
+    log::warn("port {} queue {}: {}; resumes where the driver side says", name(), number(queue),
+              recorded.error().text());
+    return false;
+  }
+  if (!*recorded) return false;
+  run_again(queue, state, **recorded);
+  state.start = **recorded;
+  ring.start = std::move(**recorded);
+  return true;
+}
+
+}  // namespace causeway::port
