@@ -1,11 +1,12 @@
 # The one door to the project: `make help`. Each target first installs the Debian packages that it needs.
 
-.PHONY: help demo test matrix soak bench install lint format fuzz docs-check clean packages
+.PHONY: help demo test matrix soak soak-net bench install lint format fuzz docs-check clean packages
 .DEFAULT_GOAL := help
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 600
 KILLS ?= 200
+NET_KILLS ?= 50
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,9 +23,13 @@ matrix: packages ## DPDK's virtio-user in every combination of features, ring si
 	scripts/testpmd-matrix --require
 	scripts/own-driver-matrix
 
-soak: packages ## 200 SIGKILLs of the daemon under guests' disks
+soak: packages soak-net ## 200 SIGKILLs of the daemon under guests' disks, and soak-net
 	scripts/build release
 	CAUSEWAY_KILLS=$(KILLS) scripts/integration test_crash
+
+soak-net: packages ## 50 SIGKILLs of the daemon under a TCP stream between two guests
+	scripts/build release
+	CAUSEWAY_KILLS=$(NET_KILLS) scripts/integration test_crash_net
 
 bench: packages ## Measure against DPDK and against memory copies; prints the figures
 	scripts/build release
