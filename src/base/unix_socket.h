@@ -57,6 +57,8 @@ class UnixListener {
   const std::filesystem::path& path() const { return path_; }
   /// Leaves the path to another process, which has taken a duplicate of the descriptor: it is not removed at the end.
   void leave_path() { path_.clear(); }
+  /// The path is ours to remove, after all.
+  void keep_path(std::filesystem::path path) { path_ = std::move(path); }
 
  private:
   UnixListener(OwnedFd fd, std::filesystem::path path) : fd_(std::move(fd)), path_(std::move(path)) {}

@@ -11,6 +11,7 @@ namespace causeway::cli {
 namespace {
 
 constexpr std::chrono::seconds kPatience{30};
+constexpr std::chrono::seconds kUpgradePatience{60};
 
 Error error_of(const grpc::Status& status, const std::string& socket) {
   switch (status.error_code()) {
@@ -37,9 +38,9 @@ struct Client::Impl {
   /// Runs one call, for example `&api::Control::Stub::Version`.
   template <class Request, class Response>
   Result<Response> call(grpc::Status (api::Control::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                        const Request& request) {
+                        const Request& request, std::chrono::seconds patience = kPatience) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    context.set_deadline(std::chrono::system_clock::now() + patience);
     Response response;
     const grpc::Status status = (*stub.*method)(&context, request, &response);
     if (!status.ok()) return fail(error_of(status, socket));
@@ -76,6 +77,12 @@ Result<api::ResizeResponse> Client::resize(const std::string& name) {
   api::ResizeRequest request;
   request.set_name(name);
   return impl_->call(&api::Control::Stub::Resize, request);
+}
+
+Result<api::UpgradeResponse> Client::upgrade(const std::string& binary) {
+  api::UpgradeRequest request;
+  request.set_binary(binary);
+  return impl_->call(&api::Control::Stub::Upgrade, request, kUpgradePatience);
 }
 
 Result<api::DiscardStateResponse> Client::discard_state(const std::string& name) {

@@ -13,6 +13,7 @@ class Port;
 class RebindRequest;
 class RebindResponse;
 class ResizeResponse;
+class UpgradeResponse;
 class VersionResponse;
 }  // namespace causeway::control::v1
 
@@ -34,6 +35,8 @@ class Client {
   Result<api::Port> show_port(const std::string& name);
   Result<api::RebindResponse> rebind(const api::RebindRequest& request);
   Result<api::ResizeResponse> resize(const std::string& name);
+  /// `binary`: absolute path, or empty. Waits for as long as the daemon does.
+  Result<api::UpgradeResponse> upgrade(const std::string& binary);
   Result<api::DiscardStateResponse> discard_state(const std::string& name);
 
  private:

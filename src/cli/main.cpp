@@ -10,6 +10,7 @@
 #include <control/causeway.pb.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -32,6 +33,7 @@ struct Options {
   std::optional<std::uint32_t> queue_pair;
   bool all = false;
   std::string device;
+  std::string binary;
 };
 
 Result<std::string> run_version(const Options& options) {
@@ -76,6 +78,14 @@ Result<std::string> run_discard_state(const Options& options) {
   return options.json ? cli::json(answer) : fmt::format("port {}: serves, from empty\n", options.port);
 }
 
+Result<std::string> run_upgrade(const Options& options) {
+  const auto binary = options.binary.empty() ? std::string() : std::filesystem::absolute(options.binary).string();
+  CW_TRY(const auto answer, cli::Client(options.socket).upgrade(binary));
+  if (options.json) return cli::json(answer);
+  return fmt::format("causewayd {}, process {}, has taken over; no queue ran for {} us\n", answer.version(),
+                     answer.pid(), answer.pause_us());
+}
+
 using Command = Result<std::string> (*)(const Options&);
 
 /// Adds a subcommand that selects `command`.
@@ -94,6 +104,11 @@ void declare(CLI::App& app, Options& options, Command& selected) {
       ->envname("CAUSEWAY_SOCKET");
   app.add_flag("--json", options.json, "print JSON");
   add(app, "version", "print the versions of this command and of the daemon", selected, run_version);
+
+  CLI::App& upgrade =
+      add(app, "upgrade", "have a new process of the daemon take over while guests go on", selected, run_upgrade);
+  upgrade.add_option("--binary", options.binary, "the program to start (default: where the running one came from)")
+      ->check(CLI::ExistingFile);
 
   CLI::App& port = *app.add_subcommand("port", "ports: what guests are plugged into");
   port.require_subcommand(1);

@@ -12,12 +12,6 @@ namespace {
 
 namespace api = control::v1;
 
-std::string connection_text(const config::DiskPortConfig& disk) {
-  using enum config::DiskPortConfig::Store;
-  if (disk.store == file) return "file:" + disk.path;
-  return fmt::format("{}:{}", disk.store == ram ? "ram" : "null", disk.bytes);
-}
-
 std::string connection_text(const config::Connection& connection) {
   using Kind = config::Connection::Kind;
   switch (connection.kind) {
@@ -107,7 +101,7 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_device_type(config.disk ? "blk" : "net");
   to.set_socket(config.socket);
   to.set_role(config.role == config::Role::server ? "server" : "client");
-  to.set_connection(config.disk ? connection_text(*config.disk) : connection_text(config.connection));
+  to.set_connection(config.disk ? Disks::store_name(*config.disk) : connection_text(config.connection));
   to.set_worker(config.worker);
   to.set_state(state_text(entry, report));
   to.set_refused(entry.refused);

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <future>
 #include <optional>
 #include <thread>
 
@@ -42,10 +43,10 @@ grpc::StatusCode code_of(Errc code) {
 /// Carries each call to the control thread and its result back. Thread: gRPC's.
 class Service final : public api::Control::Service {
  public:
-  Service(Loop& loop, Graph& graph, std::string version) : loop_(loop), graph_(graph), version_(std::move(version)) {}
+  Service(Loop& loop, Graph& graph, ControlOptions& options) : loop_(loop), graph_(graph), options_(options) {}
 
   grpc::Status Version(grpc::ServerContext*, const api::VersionRequest*, api::VersionResponse* response) override {
-    response->set_version(version_);
+    response->set_version(options_.version);
     return grpc::Status::OK;
   }
   grpc::Status ListPorts(grpc::ServerContext*, const api::ListPortsRequest*,
@@ -67,8 +68,26 @@ class Service final : public api::Control::Service {
                             api::DiscardStateResponse* response) override {
     return finish(loop_.call([&] { return discard_state(graph_, *request); }), *response);
   }
+  grpc::Status Upgrade(grpc::ServerContext*, const api::UpgradeRequest* request,
+                       api::UpgradeResponse* response) override {
+    std::promise<Result<daemon::Upgrade::Outcome>> decided;
+    loop_.post([&] {
+      options_.upgrade(request->binary(),
+                       [&](Result<daemon::Upgrade::Outcome> outcome) { decided.set_value(std::move(outcome)); });
+    });
+    return finish(answer_of(decided.get_future().get()), *response);
+  }
 
  private:
+  static Result<api::UpgradeResponse> answer_of(Result<daemon::Upgrade::Outcome> outcome) {
+    if (!outcome) return fail(std::move(outcome).error());
+    api::UpgradeResponse response;
+    response.set_version(outcome->version);
+    response.set_pid(static_cast<std::uint32_t>(outcome->pid));
+    response.set_pause_us(static_cast<std::uint64_t>(outcome->pause.count()));
+    return response;
+  }
+
   template <class Response>
   static grpc::Status finish(Result<Response> result, Response& response) {
     if (!result) return {code_of(result.error().code), result.error().text()};
@@ -78,7 +97,7 @@ class Service final : public api::Control::Service {
 
   Loop& loop_;
   Graph& graph_;
-  std::string version_;
+  ControlOptions& options_;
 };
 
 /// Takes away, while it lives, everybody's rights but our own on files that are made.
@@ -93,7 +112,13 @@ class OwnerOnly {
   mode_t before_;
 };
 
-Result<UnixListener> bind_for_owner(const std::filesystem::path& path) {
+Result<UnixListener> open_listener(const std::filesystem::path& path, std::optional<OwnedFd> inherited) {
+  if (inherited) {
+    auto listener = UnixListener::adopt(std::move(*inherited), path);
+    // Until it is known that all goes well, the path is the other process's.
+    if (listener) listener->leave_path();
+    return listener;
+  }
   const OwnerOnly guard;
   return UnixListener::bind(path);
 }
@@ -104,8 +129,12 @@ struct ControlServer::Impl {
   static constexpr std::chrono::milliseconds kAcceptBackOff{200};
   static constexpr std::chrono::seconds kPatience{2};
 
-  Impl(Loop& control, Graph& graph, std::string version, UnixListener socket)
-      : loop(control), service(control, graph, std::move(version)), listener(std::move(socket)) {}
+  Impl(Loop& control, Graph& graph, std::filesystem::path socket_path, ControlOptions some, UnixListener socket)
+      : loop(control),
+        path(std::move(socket_path)),
+        options(std::move(some)),
+        service(control, graph, options),
+        listener(std::move(socket)) {}
 
   void watch_listener() {
     watch.emplace(loop.watch(listener->fd(), [this] { accept(); }));
@@ -128,6 +157,8 @@ struct ControlServer::Impl {
   }
 
   Loop& loop;
+  std::filesystem::path path;
+  ControlOptions options;
   Service service;
   std::optional<UnixListener> listener;
   std::unique_ptr<grpc::Server> server;
@@ -140,18 +171,37 @@ ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)
 ControlServer::~ControlServer() = default;
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(Loop& loop, Graph& graph, const std::filesystem::path& path,
-                                                            std::string version) {
-  auto listener = bind_for_owner(path);
+                                                            ControlOptions options) {
+  const bool is_inherited = options.inherited.has_value();
+  auto listener = open_listener(path, std::exchange(options.inherited, std::nullopt));
   if (!listener) return fail(std::move(listener).error().context("control API"));
-  auto impl = std::make_unique<Impl>(loop, graph, std::move(version), std::move(*listener));
+  auto impl = std::make_unique<Impl>(loop, graph, path, std::move(options), std::move(*listener));
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   builder.RegisterService(&impl->service);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
   impl->server = builder.BuildAndStart();
   if (!impl->server) return fail(Errc::system, "control API: gRPC does not start");
-  impl->watch_listener();
+  if (!is_inherited) impl->watch_listener();
   return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
+}
+
+void ControlServer::freeze() {
+  impl_->watch.reset();
+  impl_->retry.reset();
+}
+
+void ControlServer::thaw() {
+  impl_->listener->keep_path(impl_->path);
+  impl_->watch_listener();
+}
+
+const OwnedFd& ControlServer::listener() const {
+  return impl_->listener->fd();
+}
+
+void ControlServer::leave_path() {
+  impl_->listener->leave_path();
 }
 
 void ControlServer::stop(Loop::Callback done) {

@@ -24,7 +24,7 @@ class ControlServerTest : public ::testing::Test {
     auto graph = Graph::build(loop_, testing::parsed(testing::two_ports(directory_.path())), Former::restore);
     ASSERT_TRUE(graph.has_value()) << graph.error().text();
     graph_ = std::move(*graph);
-    auto server = ControlServer::start(loop_, *graph_, socket_, "1.2.3");
+    auto server = ControlServer::start(loop_, *graph_, socket_, {.version = "1.2.3", .upgrade = {}, .inherited = {}});
     ASSERT_TRUE(server.has_value()) << server.error().text();
     server_ = std::move(*server);
     control_ = std::jthread([this] { loop_.run(); });
@@ -79,7 +79,8 @@ TEST_F(ControlServerTest, OnlyOurOwnUserMayOpenTheSocket) {
 }
 
 TEST_F(ControlServerTest, SocketInUseIsAnError) {
-  const auto second = ControlServer::start(loop_, *graph_, socket_, "1.2.3");
+  const auto second =
+      ControlServer::start(loop_, *graph_, socket_, {.version = "1.2.3", .upgrade = {}, .inherited = {}});
   ASSERT_FALSE(second.has_value());
   EXPECT_THAT(second.error().text(), HasSubstr("in use"));
   EXPECT_TRUE(std::filesystem::exists(socket_));

@@ -2,6 +2,8 @@
 
 #include "base/log.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "blk/file_store.h"
@@ -10,15 +12,16 @@
 namespace causeway::daemon {
 namespace {
 
-Result<std::shared_ptr<blk::Store>> open_store(const config::DiskPortConfig& disk) {
+Result<std::shared_ptr<blk::Store>> open_store(const config::DiskPortConfig& disk, std::optional<OwnedFd> inherited) {
   using enum config::DiskPortConfig::Store;
   switch (disk.store) {
     case file: {
-      CW_TRY(auto store, blk::FileStore::open({.path = disk.path, .read_only = disk.read_only, .direct = disk.direct}));
+      CW_TRY(auto store, blk::FileStore::open({.path = disk.path, .read_only = disk.read_only, .direct = disk.direct},
+                                              std::move(inherited)));
       return store;
     }
     case ram: {
-      CW_TRY(auto store, blk::RamStore::make(disk.bytes));
+      CW_TRY(auto store, blk::RamStore::make(disk.bytes, std::move(inherited)));
       return store;
     }
     case null:
@@ -29,8 +32,15 @@ Result<std::shared_ptr<blk::Store>> open_store(const config::DiskPortConfig& dis
 
 }  // namespace
 
-Result<std::unique_ptr<Disks>> Disks::open(const config::PortConfig& port, std::vector<Worker*> workers) {
-  CW_TRY(auto store, open_store(*port.disk));
+std::string Disks::store_name(const config::DiskPortConfig& disk) {
+  using enum config::DiskPortConfig::Store;
+  if (disk.store == file) return "file:" + disk.path;
+  return fmt::format("{}:{}", disk.store == ram ? "ram" : "null", disk.bytes);
+}
+
+Result<std::unique_ptr<Disks>> Disks::open(const config::PortConfig& port, std::vector<Worker*> workers,
+                                           std::optional<OwnedFd> inherited) {
+  CW_TRY(auto store, open_store(*port.disk, std::move(inherited)));
   return std::unique_ptr<Disks>(new Disks(port, std::move(workers), std::move(store)));
 }
 

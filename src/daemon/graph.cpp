@@ -1,6 +1,7 @@
 #include "daemon/graph.h"
 
 #include "base/log.h"
+#include "daemon/graph_names.h"
 #include "net/nic.h"
 #include "net/reflector.h"
 #include "net/switch.h"
@@ -28,14 +29,16 @@ net::Reflection reflection_of(Kind kind) {
   }
 }
 
-Result<std::shared_ptr<net::Link>> make_tap_link(Worker& worker, const config::PortConfig& config) {
-  CW_TRY(auto tap, net::TapDevice::open(config.connection.name, config.queue_pairs));
-  CW_TRY(auto link, net::TapLink::make(worker, config.name, std::move(tap)));
-  return std::shared_ptr<net::Link>(std::move(link));
-}
-
-vhost_user::Role role_of(config::Role role) {
-  return role == config::Role::server ? vhost_user::Role::listen : vhost_user::Role::connect;
+/// The interface's queues of the process before, or the interface.
+Result<net::TapDevice> open_tap(const config::PortConfig& config, Shelf& shelf) {
+  const std::string& name = config.connection.name;
+  std::vector<OwnedFd> queues;
+  for (std::uint16_t i = 0; i < config.queue_pairs; ++i) {
+    if (auto queue = shelf.take(tap_queue_name(name, i))) queues.push_back(std::move(*queue));
+  }
+  if (queues.empty()) return net::TapDevice::open(name, config.queue_pairs);
+  if (queues.size() == config.queue_pairs) return net::TapDevice::adopt(name, std::move(queues));
+  return fail(Errc::not_supported, fmt::format("tap {} had {} queues", name, queues.size()));
 }
 
 Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const config::DeviceConfig& device,
@@ -62,25 +65,44 @@ Result<std::unique_ptr<vdpa::Device>> make_nic(Loop& loop, const std::string& na
   return std::unique_ptr<vdpa::Device>(std::move(device));
 }
 
-vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
-  return {.path = config.socket,
-          .role = role_of(config.role),
-          .options = {.inband_notifications = config.inband_notifications}};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Graph>> Graph::build(Loop& loop, const config::Config& config, Former former) {
-  std::unique_ptr<Graph> graph(new Graph(loop, config.devices));
-  if (!config.daemon.state.empty()) {
-    CW_TRY(graph->state_, port::StateDirectory::open(config.daemon.state));
-  }
-  CW_CHECK(graph->start_workers(config));
-  CW_CHECK(graph->make_switches(config));
-  for (const auto& port : config.ports) {
-    CW_CHECK(graph->start_port(port, former));
-  }
+  Shelf nothing;
+  CW_TRY(auto graph, inherit(loop, config, nothing));
+  CW_CHECK(graph->open(former));
   return graph;
+}
+
+Result<std::unique_ptr<Graph>> Graph::inherit(Loop& loop, const config::Config& config, Shelf& shelf) {
+  std::unique_ptr<Graph> graph(new Graph(loop, config.devices));
+  CW_CHECK(graph->make_objects(config, shelf));
+  return graph;
+}
+
+Result<void> Graph::make_objects(const config::Config& config, Shelf& shelf) {
+  if (!config.daemon.state.empty()) {
+    CW_TRY(state_, port::StateDirectory::open(config.daemon.state, shelf.take(std::string(kStateLock))));
+  }
+  CW_CHECK(start_workers(config));
+  CW_CHECK(make_switches(config));
+  for (const auto& port : config.ports) {
+    PortEntry entry{.config = port, .disks = {}, .tap = {}, .port = {}, .backend = {}, .refused = {}};
+    if (auto made = make_port(entry, shelf); !made) return fail(std::move(made).error().context("port " + port.name));
+    ports_.push_back(std::move(entry));
+  }
+  return {};
+}
+
+Result<void> Graph::open(Former former) {
+  for (PortEntry& entry : ports_) {
+    if (entry.backend) {
+      entry.backend->thaw();
+    } else {
+      CW_CHECK(start_port(entry, former));
+    }
+  }
+  return {};
 }
 
 Graph::Graph(Loop& loop, std::vector<config::DeviceConfig> devices) : loop_(loop), devices_(std::move(devices)) {}
@@ -110,27 +132,41 @@ Worker& Graph::worker(std::string_view name) const {
   return **std::ranges::find(workers_, name, [](const auto& worker) { return worker->config().name; });
 }
 
-Result<std::shared_ptr<net::Link>> Graph::make_link(const config::PortConfig& config) {
+Result<std::shared_ptr<net::Link>> Graph::make_link(PortEntry& entry, Shelf& shelf) {
+  const config::PortConfig& config = entry.config;
   const config::Connection& connection = config.connection;
-  if (connection.kind == Kind::tap) return make_tap_link(worker(config.worker), config);
+  if (connection.kind == Kind::tap) {
+    CW_TRY(auto tap, open_tap(config, shelf));
+    CW_TRY(entry.tap, net::TapLink::make(worker(config.worker), config.name, std::move(tap)));
+    return entry.tap;
+  }
   if (connection.kind == Kind::to_switch) {
-    const auto found = std::ranges::find(switches_, connection.name, [](const auto& entry) { return entry->name(); });
+    const auto found = std::ranges::find(switches_, connection.name, [](const auto& each) { return each->name(); });
     return std::shared_ptr<net::Link>((*found)->add_port(config.name));
   }
   return std::make_shared<net::Reflector>(worker(config.worker), config.name, reflection_of(connection.kind),
                                           connection.frame_bytes);
 }
 
-Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry& entry) {
+Result<std::unique_ptr<Disks>> Graph::make_disks(const config::PortConfig& config, Shelf& shelf) const {
+  auto inherited = shelf.take(disk_name(config));
+  if (!inherited && shelf.has_prefix(fmt::format("disk:{}:", config.name))) {
+    return fail(Errc::not_supported, fmt::format("the guest's disk is not {}, as the configuration now says",
+                                                 Disks::store_name(*config.disk)));
+  }
+  std::vector<Worker*> workers;
+  for (const auto& name : config.disk->workers) workers.push_back(&worker(name));
+  return Disks::open(config, std::move(workers), std::move(inherited));
+}
+
+Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry& entry, Shelf& shelf) {
   const config::PortConfig& config = entry.config;
   // The software Devices of a port share what they are connected to, so that queues can move between them.
   std::shared_ptr<net::Link> link;
   if (config.disk) {
-    std::vector<Worker*> workers;
-    for (const auto& name : config.disk->workers) workers.push_back(&worker(name));
-    CW_TRY(entry.disks, Disks::open(config, std::move(workers)));
+    CW_TRY(entry.disks, make_disks(config, shelf));
   } else {
-    CW_TRY(link, make_link(config));
+    CW_TRY(link, make_link(entry, shelf));
   }
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   for (const auto& name : config.devices) {
@@ -143,27 +179,23 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
   return devices;
 }
 
-Result<void> Graph::make_port(PortEntry& entry) {
-  CW_TRY(auto devices, make_devices(entry));
+Result<void> Graph::make_port(PortEntry& entry, Shelf& shelf) {
+  CW_TRY(auto devices, make_devices(entry, shelf));
   CW_TRY(entry.port, port::Port::make(
                          loop_, {.name = entry.config.name, .features_off = entry.config.features_off, .state = state_},
                          std::move(devices)));
   return {};
 }
 
-Result<void> Graph::start_port(const config::PortConfig& config, Former former) {
-  PortEntry entry{.config = config, .disks = {}, .port = {}, .backend = {}, .refused = {}};
-  if (auto made = make_port(entry); !made) return fail(std::move(made).error().context("port " + config.name));
-  if (state_ && former == Former::discard) port::discard_record(*state_, config.name);
-  if (auto restored = restore_port(entry); restored) {
-    CW_CHECK(start_server(entry));
-  } else {
+Result<void> Graph::start_port(PortEntry& entry, Former former) {
+  if (state_ && former == Former::discard) port::discard_record(*state_, entry.config.name);
+  if (auto restored = restore_port(entry); !restored) {
     entry.refused = restored.error().text();
-    log::error("port {}: does not serve: {}. To start it empty: causeway port discard-state {}", config.name,
-               entry.refused, config.name);
+    log::error("port {}: does not serve: {}. To start it empty: causeway port discard-state {}", entry.config.name,
+               entry.refused, entry.config.name);
+    return {};
   }
-  ports_.push_back(std::move(entry));
-  return {};
+  return start_server(entry);
 }
 
 Result<void> Graph::restore_port(PortEntry& entry) const {

@@ -5,6 +5,7 @@
 #include "base/worker.h"
 #include "daemon/config/config.h"
 #include "daemon/disks.h"
+#include "daemon/handover.h"
 #include "port/port.h"
 #include "vhost_user/backend.h"
 
@@ -16,6 +17,7 @@
 namespace causeway::net {
 class Link;
 class Switch;
+class TapLink;
 }  // namespace causeway::net
 
 namespace causeway::daemon {
@@ -24,10 +26,13 @@ namespace causeway::daemon {
 /// serve.
 struct PortEntry {
   config::PortConfig config;
-  std::unique_ptr<Disks> disks;  ///< for device type block
+  std::unique_ptr<Disks> disks;       ///< for device type block
+  std::shared_ptr<net::TapLink> tap;  ///< when it is connected to one
   std::unique_ptr<port::Port> port;
   std::unique_ptr<vhost_user::Backend> backend;
   std::string refused;
+
+  bool serves() const { return backend != nullptr; }
 };
 
 /// What the daemon does with records of its ports from before.
@@ -40,6 +45,27 @@ class Graph {
   /// The loop must outlive the graph. Errors name the port, switch or worker that cannot be made. A port whose record
   /// cannot be used is there, and does not serve.
   static Result<std::unique_ptr<Graph>> build(Loop& loop, const config::Config& config, Former former);
+
+  // Live upgrade, in the new process, in the order of the calls:
+  /// All objects, with what the old process has of them; no port serves yet.
+  static Result<std::unique_ptr<Graph>> inherit(Loop& loop, const config::Config& config, Shelf& shelf);
+  /// Takes the ports over that the old process has. Errors name the port.
+  Result<void> take_over(ParcelReader& ports);
+  Result<void> start_at(ParcelReader& positions);
+  /// The ports that have been taken over hear their front-ends; the others start.
+  Result<void> open(Former former);
+
+  // In the old process:
+  /// Errc::not_supported: a port has a Device that cannot go to another process; the text names it.
+  Result<void> can_hand_over() const;
+  void freeze();
+  void thaw();
+  /// Writes everything; `control` is the listening socket of the control API.
+  void hand_over(ParcelWriter& estate, const OwnedFd& control, port::RecordFormat format) const;
+  void pause(ParcelWriter& positions);
+  /// Has the queues go on here, where the records say, since the other process may have worked them.
+  void go_on();
+  void leave_paths();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
   ~Graph();
@@ -57,12 +83,14 @@ class Graph {
   Graph(Loop& loop, std::vector<config::DeviceConfig> devices);
   Result<void> start_workers(const config::Config& config);
   Result<void> make_switches(const config::Config& config);
-  Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(PortEntry& entry);
-  Result<void> make_port(PortEntry& entry);
-  Result<void> start_port(const config::PortConfig& config, Former former);
+  Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(PortEntry& entry, Shelf& shelf);
+  Result<void> make_port(PortEntry& entry, Shelf& shelf);
+  Result<void> make_objects(const config::Config& config, Shelf& shelf);
+  Result<void> start_port(PortEntry& entry, Former former);
   Result<void> restore_port(PortEntry& entry) const;
   Result<void> start_server(PortEntry& entry);
-  Result<std::shared_ptr<net::Link>> make_link(const config::PortConfig& config);
+  Result<std::shared_ptr<net::Link>> make_link(PortEntry& entry, Shelf& shelf);
+  Result<std::unique_ptr<Disks>> make_disks(const config::PortConfig& config, Shelf& shelf) const;
   Worker& worker(std::string_view name) const;
 
   Loop& loop_;

@@ -36,6 +36,9 @@ class TapDevice {
   /// that is no tap; Errc::busy: somebody else has it open.
   static Result<TapDevice> open(const std::string& name, std::uint16_t queues);
 
+  /// Goes on with the queues of another process, which has set the interface up; at least one.
+  static TapDevice adopt(std::string name, std::vector<OwnedFd> queues) { return {std::move(name), std::move(queues)}; }
+
   const std::string& name() const { return name_; }
   std::uint16_t queue_count() const { return static_cast<std::uint16_t>(queues_.size()); }
   const OwnedFd& queue(std::uint16_t index) const { return queues_[index]; }

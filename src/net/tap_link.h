@@ -19,6 +19,7 @@ class TapLink final : public Link, public Task {
   static Result<std::unique_ptr<TapLink>> make(Worker& worker, std::string name, TapDevice tap);
   ~TapLink() override;
 
+  const TapDevice& tap() const { return tap_; }
   /// The kernel chooses the receive queue, and says nothing of its hash.
   virtio::FeatureSet unsupported() const override { return {virtio::NetFeature::rss, virtio::NetFeature::hash_report}; }
   void inject(std::span<const std::byte> frame) override;

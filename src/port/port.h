@@ -5,6 +5,7 @@
 #include "base/event_fd.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/parcel.h"
 #include "base/result.h"
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
@@ -157,6 +158,20 @@ class Port {
   /// True while no queue runs: then nothing may be sent to the driver side.
   bool is_suspended() const;
 
+  // Live upgrade: another process takes the port over while its queues run. In the order of the calls:
+  /// All that the port is, with its descriptors; nothing changes. They must stay open until the parcel is sent.
+  void hand_over(ParcelWriter& parcel, RecordFormat format) const;
+  /// In the other process, after `attach` where a driver side is there: becomes that port, with all queues paused.
+  /// Errc::peer_violation, Errc::not_supported: the parcel is wrong, or this port is too small for it.
+  Result<void> take_over(ParcelReader& parcel);
+  /// Pauses all queues and says where each stands. Until `go_on` or `start_at` nothing may change.
+  void pause(ParcelWriter& positions);
+  /// In the other process: starts the queues.
+  Result<void> start_at(ParcelReader& positions);
+  /// Starts the paused queues again, since the other process has failed. `has_run`: it may have worked some of them, so
+  /// that the records say where they stand; it must be gone.
+  void go_on(bool has_run);
+
   /// Moves a queue to the Device called `device`, while it runs or before it does. When that Device cannot take it, the
   /// queue goes on elsewhere and the error says why.
   Result<void> rebind(QueueIndex queue, std::string_view device, Path path = Path::direct);
@@ -206,11 +221,14 @@ class Port {
 
   void run_again(QueueIndex queue, Queue& state, const QueueState& position) const;
 
+  Result<void> take_queue_over(QueueIndex queue, const QueueRecord& record, ParcelReader& parcel);
+
   // port_state.cpp: what survives
   QueueRecord record_of(QueueIndex queue) const;
-  void check_offer(const PortRecord& record, std::vector<std::string>& missing) const;
+  Result<void> check_offer(const PortRecord& record) const;
+  void bind_as(const PortRecord& record);
   void meet_former(QueueIndex queue, Queue& state);
-  void take_over(const PortRecord& former);
+  void inherit(const PortRecord& former);
   std::optional<virtio::InflightArea> kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
                                                 virtio::QueueSize size);
   bool resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
@@ -255,7 +273,9 @@ class Port {
   std::optional<PortRecord> former_;  // the driver before, until the one that is there is reset
   bool has_met_former_ = false;
   std::vector<std::string> differences_;
-  std::vector<std::byte> saved_;  // what the state directory has
+  std::vector<std::byte> saved_;       // what the state directory has
+  bool is_taking_over_ = false;        // the state directory is still the other process's
+  std::vector<std::uint16_t> paused_;  // queues, for another process or by one
   std::shared_ptr<const memory::MemoryMap> memory_;
   DriverSide* side_ = nullptr;
   FeatureSet features_;

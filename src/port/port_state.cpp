@@ -80,7 +80,7 @@ QueueRecord Port::record_of(QueueIndex queue) const {
 // --- Keeping --------------------------------------------------------------------------------------------------------
 
 void Port::save() {
-  if (config_.state) write_record(record());
+  if (config_.state && !is_taking_over_) write_record(record());
 }
 
 /// Before the queue runs: what it leaves behind must not be found without a record of it.
@@ -106,7 +106,8 @@ void Port::write_record(const PortRecord& record) {
 
 // --- Coming back ----------------------------------------------------------------------------------------------------
 
-void Port::check_offer(const PortRecord& record, std::vector<std::string>& missing) const {
+Result<void> Port::check_offer(const PortRecord& record) const {
+  std::vector<std::string> missing;
   if (record.type != info().type) missing.emplace_back("the device type");
   if (const auto features = record.features.minus(offered_features()); features != FeatureSet()) {
     missing.push_back(fmt::format("features {}", virtio::text(info().type, features)));
@@ -120,15 +121,12 @@ void Port::check_offer(const PortRecord& record, std::vector<std::string>& missi
   if (!record.config.empty() && record.config.rbegin()->first >= info().config_size) {
     missing.push_back(fmt::format("configuration space of {} bytes", record.config.rbegin()->first + 1));
   }
+  if (missing.empty()) return {};
+  return fail(Errc::not_supported, fmt::format("the driver that this port had uses what is no longer offered: {}",
+                                               fmt::join(missing, "; ")));
 }
 
-Result<void> Port::restore(PortRecord record) {
-  std::vector<std::string> missing;
-  check_offer(record, missing);
-  if (!missing.empty()) {
-    return fail(Errc::not_supported, fmt::format("the driver that this port had uses what is no longer offered: {}",
-                                                 fmt::join(missing, "; ")));
-  }
+void Port::bind_as(const PortRecord& record) {
   for (std::size_t i = 0; i < std::min<std::size_t>(info().queues, record.queues.size()); ++i) {
     const auto bound = std::ranges::find_if(
         slots_, [&](const Slot& slot) { return slot.device->info().name == record.queues[i].device; });
@@ -140,6 +138,11 @@ Result<void> Port::restore(PortRecord record) {
               record.queues[i].device);
   }
   rebinds_ = record.rebinds;
+}
+
+Result<void> Port::restore(PortRecord record) {
+  CW_CHECK(check_offer(record));
+  bind_as(record);
   if (record.has_driver()) former_ = std::move(record);
   return {};
 }
@@ -154,7 +157,7 @@ void Port::meet_former(QueueIndex queue, Queue& state) {
   if (!std::exchange(has_met_former_, true)) {
     differences_ = differences(*former_, now);
     if (is_back) {
-      take_over(*former_);
+      inherit(*former_);
       log::info("port {}: the driver that it had is back and goes on", name());
       differences_.clear();
     } else {
@@ -164,7 +167,7 @@ void Port::meet_former(QueueIndex queue, Queue& state) {
   state.resumes = is_back && former_->queues[index].started;
 }
 
-void Port::take_over(const PortRecord& former) {
+void Port::inherit(const PortRecord& former) {
   for (const auto& [topic, command] : former.control) {
     if (control_log_.contains(topic)) continue;
     if (fallback().device->control(command).ack == 0) {

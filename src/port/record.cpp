@@ -1,7 +1,5 @@
 #include "port/record.h"
 
-#include "base/parcel.h"
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -42,22 +40,6 @@ void write(ParcelWriter& to, const RegionRecord& region) {
   write(to, region.file);
 }
 
-void write(ParcelWriter& to, const virtio::QueueState& state) {
-  to.number(state.avail);
-  to.number(state.used);
-  to.number(static_cast<std::uint32_t>(state.in_flight.size()));
-  for (const virtio::InFlight& chain : state.in_flight) {
-    to.number(chain.id);
-    to.number(static_cast<std::uint32_t>(chain.descriptors.size()));
-    for (const virtio::PackedDescriptor& descriptor : chain.descriptors) {
-      to.number(descriptor.address);
-      to.number(descriptor.length);
-      to.number(descriptor.id);
-      to.number(descriptor.flags);
-    }
-  }
-}
-
 void write(ParcelWriter& to, const QueueRecord& queue) {
   to.number(queue.size);
   to.flag(queue.addresses.has_value());
@@ -76,7 +58,7 @@ void write(ParcelWriter& to, const QueueRecord& queue) {
   to.flag(queue.enabled);
   to.text(queue.device);
   to.flag(queue.start.has_value());
-  if (queue.start) write(to, *queue.start);
+  if (queue.start) port::write(to, *queue.start);
 }
 
 template <class List>
@@ -151,12 +133,6 @@ void read(ParcelReader& from, virtio::InFlight& chain) {
   read_list(from, chain.descriptors, sizeof(virtio::PackedDescriptor));
 }
 
-void read(ParcelReader& from, virtio::QueueState& state) {
-  read(from, state.avail);
-  read(from, state.used);
-  read_list(from, state.in_flight, sizeof(std::uint16_t) + sizeof(std::uint32_t));
-}
-
 void read(ParcelReader& from, QueueRecord& queue) {
   read(from, queue.size);
   if (from.flag()) {
@@ -174,7 +150,7 @@ void read(ParcelReader& from, QueueRecord& queue) {
   queue.started = from.flag();
   queue.enabled = from.flag();
   queue.device = from.text();
-  if (from.flag()) read(from, queue.start.emplace());
+  if (from.flag()) port::read(from, queue.start.emplace());
   if (queue.size > virtio::QueueSize::kMax) from.refuse(fmt::format("a ring of {} entries", queue.size));
   if (queue.started && (queue.size == 0 || !queue.addresses)) from.refuse("a queue that runs without a ring");
 }
@@ -211,6 +187,28 @@ PortRecord read_body(ParcelReader& from, std::uint32_t format) {
 }
 
 }  // namespace
+
+void write(ParcelWriter& to, const virtio::QueueState& state) {
+  to.number(state.avail);
+  to.number(state.used);
+  to.number(static_cast<std::uint32_t>(state.in_flight.size()));
+  for (const virtio::InFlight& chain : state.in_flight) {
+    to.number(chain.id);
+    to.number(static_cast<std::uint32_t>(chain.descriptors.size()));
+    for (const virtio::PackedDescriptor& descriptor : chain.descriptors) {
+      to.number(descriptor.address);
+      to.number(descriptor.length);
+      to.number(descriptor.id);
+      to.number(descriptor.flags);
+    }
+  }
+}
+
+void read(ParcelReader& from, virtio::QueueState& state) {
+  read(from, state.avail);
+  read(from, state.used);
+  read_list(from, state.in_flight, sizeof(std::uint16_t) + sizeof(std::uint32_t));
+}
 
 RegionRecord RegionRecord::of(const memory::Region& region) {
   return {.iova = region.iova.value(),

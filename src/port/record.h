@@ -2,6 +2,7 @@
 // that comes back, and for a live upgrade.
 #pragma once
 
+#include "base/parcel.h"
 #include "base/result.h"
 #include "memory/memory_map.h"
 #include "vdpa/device.h"
@@ -86,6 +87,10 @@ std::vector<std::byte> encode(const PortRecord& record, RecordFormat format = Re
 /// Errc::peer_violation: truncated, changed, or contradicting itself; Errc::not_supported: a format that this release
 /// does not know. The text says which.
 Result<PortRecord> decode(std::span<const std::byte> bytes);
+
+/// A position alone, as it stands in a record.
+void write(ParcelWriter& to, const virtio::QueueState& state);
+void read(ParcelReader& from, virtio::QueueState& state);
 
 /// In what two drivers of one port differ, for people: "features: VERSION_1 then, VERSION_1 RING_PACKED now".
 std::vector<std::string> differences(const PortRecord& before, const PortRecord& now);

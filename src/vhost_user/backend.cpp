@@ -20,6 +20,58 @@ Result<std::unique_ptr<Backend>> Backend::start(Loop& loop, port::Port& port, Ba
   return backend;
 }
 
+void Backend::hand_over(ParcelWriter& parcel, port::RecordFormat format) const {
+  parcel.flag(listener_.has_value());
+  if (listener_) parcel.descriptor(listener_->fd());
+  parcel.flag(connection_ != nullptr);
+  if (connection_) connection_->hand_over(parcel);
+  port_.hand_over(parcel, format);
+}
+
+Result<std::unique_ptr<Backend>> Backend::take_over(Loop& loop, port::Port& port, BackendConfig config,
+                                                    ParcelReader& parcel) {
+  std::unique_ptr<Backend> backend(new Backend(loop, port, std::move(config)));
+  Backend* const self = backend.get();
+  if (parcel.flag() != (self->config_.role == Role::listen)) {
+    return fail(Errc::not_supported, "the port was server of its socket and is to be client, or the other way round");
+  }
+  if (self->config_.role == Role::listen) {
+    CW_TRY(auto fd, parcel.descriptor());
+    CW_TRY(auto listener, UnixListener::adopt(std::move(fd), self->config_.path));
+    self->listener_.emplace(std::move(listener));
+    // Until it is known that all goes well, the path is the other process's.
+    self->listener_->leave_path();
+  }
+  if (parcel.flag()) {
+    CW_TRY(self->connection_, Connection::take_over(loop, port, self->log_, self->config_.options, parcel,
+                                                    [self] { self->on_connection_ended(); }));
+  }
+  CW_CHECK(port.take_over(parcel));
+  return backend;
+}
+
+void Backend::freeze() {
+  watch_.reset();
+  retry_.reset();
+  if (connection_) connection_->freeze();
+}
+
+void Backend::thaw() {
+  if (listener_) {
+    listener_->keep_path(config_.path);
+    watch_listener();
+  }
+  if (connection_) {
+    connection_->thaw();
+  } else if (config_.role == Role::connect) {
+    try_to_connect();
+  }
+}
+
+void Backend::leave_path() {
+  if (listener_) listener_->leave_path();
+}
+
 BackendReport Backend::report() const {
   return {.path = config_.path,
           .role = config_.role,

@@ -43,6 +43,18 @@ class Backend {
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
+  /// Goes on with the server of another process and its front-end, if one is connected: with it comes the port, whose
+  /// queues are paused. It is frozen. Errc::not_supported: that server had another role.
+  static Result<std::unique_ptr<Backend>> take_over(Loop& loop, port::Port& port, BackendConfig config,
+                                                    ParcelReader& parcel);
+  /// Writes server, front-end and port.
+  void hand_over(ParcelWriter& parcel, port::RecordFormat format) const;
+  /// Between the two it hears and accepts nobody.
+  void freeze();
+  void thaw();
+  /// Leaves the path of the socket to the process that has taken over.
+  void leave_path();
+
   BackendReport report() const;
 
   /// Time between two attempts to connect: the first, doubled up to the last.

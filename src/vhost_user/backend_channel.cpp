@@ -7,8 +7,45 @@
 namespace causeway::vhost_user {
 
 BackendChannel::BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged)
-    : log_(log), socket_(std::move(socket)), acknowledged_(acknowledged) {
-  watch_.emplace(loop.watch(socket_.fd(), [this] { on_readable(); }));
+    : loop_(loop), log_(log), socket_(std::move(socket)), acknowledged_(acknowledged) {
+  thaw();
+}
+
+void BackendChannel::thaw() {
+  if (is_open_) watch_.emplace(loop_.watch(socket_.fd(), [this] { on_readable(); }));
+}
+
+void BackendChannel::hand_over(ParcelWriter& parcel) const {
+  const auto write = [&parcel](const BackendMessage& message) {
+    parcel.number(static_cast<std::uint32_t>(message.request));
+    parcel.number(virtio::number(message.queue));
+  };
+  parcel.descriptor(socket_.fd());
+  parcel.flag(acknowledged_);
+  parcel.flag(unanswered_.has_value());
+  if (unanswered_) write(*unanswered_);
+  parcel.bytes(std::span(reply_).first(filled_));
+  parcel.number(static_cast<std::uint32_t>(waiting_.size()));
+  for (const BackendMessage& message : waiting_) write(message);
+}
+
+Result<std::unique_ptr<BackendChannel>> BackendChannel::take_over(Loop& loop, PortLog& log, ParcelReader& parcel) {
+  const auto read = [&parcel] {
+    const auto request = static_cast<BackendRequest>(parcel.number<std::uint32_t>());
+    return BackendMessage{.request = request, .queue = QueueIndex{parcel.number<std::uint16_t>()}};
+  };
+  CW_TRY(auto fd, parcel.descriptor());
+  CW_TRY(auto socket, UnixSocket::adopt(std::move(fd)));
+  auto channel = std::make_unique<BackendChannel>(loop, log, std::move(socket), parcel.flag());
+  if (parcel.flag()) channel->unanswered_ = read();
+  const auto partial = parcel.bytes();
+  if (partial.size() >= channel->reply_.size()) parcel.refuse("a reply on the back-end channel that is too long");
+  if (parcel.has_failed()) return fail(parcel.finish().error());
+  std::ranges::copy(partial, channel->reply_.begin());
+  channel->filled_ = partial.size();
+  const auto waiting = parcel.count(sizeof(std::uint32_t));
+  for (std::uint32_t i = 0; i < waiting; ++i) channel->waiting_.push_back(read());
+  return channel;
 }
 
 void BackendChannel::send(BackendMessage message) {
@@ -63,6 +100,7 @@ void BackendChannel::close(std::string_view why) {
 }
 
 void BackendChannel::forget() {
+  is_open_ = false;
   watch_.reset();
   waiting_.clear();
 }

@@ -3,12 +3,14 @@
 #pragma once
 
 #include "base/loop.h"
+#include "base/parcel.h"
 #include "base/unix_socket.h"
 #include "vhost_user/codec.h"
 #include "vhost_user/port_log.h"
 
 #include <array>
 #include <deque>
+#include <memory>
 #include <optional>
 
 namespace causeway::vhost_user {
@@ -23,10 +25,18 @@ class BackendChannel {
   BackendChannel(const BackendChannel&) = delete;
   BackendChannel& operator=(const BackendChannel&) = delete;
 
+  /// Writes what the channel is, for another process; it must say nothing more here unless that fails.
+  void hand_over(ParcelWriter& parcel) const;
+  /// The channel of another process.
+  static Result<std::unique_ptr<BackendChannel>> take_over(Loop& loop, PortLog& log, ParcelReader& parcel);
+  /// No longer reads, and reads again.
+  void freeze() { watch_.reset(); }
+  void thaw();
+
   void send(BackendMessage message);
   /// Forgets what waits to be sent about `queue`, which has stopped.
   void drop(QueueIndex queue);
-  bool is_open() const { return watch_.has_value(); }
+  bool is_open() const { return is_open_; }
 
  private:
   void send_next();
@@ -35,14 +45,16 @@ class BackendChannel {
   void close(std::string_view why);
   void forget();
 
+  Loop& loop_;
   PortLog& log_;
   UnixSocket socket_;
   bool acknowledged_;
+  bool is_open_ = true;
   std::deque<BackendMessage> waiting_;
   std::optional<BackendMessage> unanswered_;
   std::array<std::byte, kBackendReplySize> reply_{};
   std::size_t filled_ = 0;
-  std::optional<Loop::Registration> watch_;  // while the channel is open
+  std::optional<Loop::Registration> watch_;  // while the channel is open and not frozen
 };
 
 }  // namespace causeway::vhost_user

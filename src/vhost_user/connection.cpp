@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -15,15 +16,69 @@ constexpr int kReadsPerTurn = 64;
 
 Result<std::unique_ptr<Connection>> Connection::open(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
                                                      UnixSocket socket, OnEnd on_end) {
-  std::unique_ptr<Connection> connection(new Connection(log, std::move(socket), std::move(on_end)));
-  Connection* const self = connection.get();
-  // The port tells of lost memory from within its own work: end after that.
-  const auto end_soon = [self, &loop] {
-    self->end_soon_.emplace(loop.after(std::chrono::milliseconds(0), [self] { self->end(); }));
-  };
-  CW_TRY(self->session_, Session::open(loop, port, log, options, end_soon));
-  self->watch_.emplace(loop.watch(self->socket_.fd(), [self] { self->on_readable(); }));
+  std::unique_ptr<Connection> connection(new Connection(loop, log, std::move(socket), std::move(on_end)));
+  CW_TRY(connection->session_, Session::open(loop, port, log, options, connection->end_later()));
+  connection->thaw();
   return connection;
+}
+
+std::function<void()> Connection::end_later() {
+  // The port tells of lost memory from within its own work: end after that.
+  return [this] { end_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] { end(); })); };
+}
+
+void Connection::freeze() {
+  watch_.reset();
+  session_->freeze();
+}
+
+void Connection::thaw() {
+  watch_.emplace(loop_.watch(socket_.fd(), [this] { on_readable(); }));
+  session_->thaw();
+}
+
+void Connection::hand_over(ParcelWriter& parcel) const {
+  parcel.descriptor(socket_.fd());
+  parcel.bytes(head_);
+  parcel.flag(header_.has_value());
+  parcel.bytes(body_);
+  parcel.number(std::uint64_t{filled_});
+  parcel.number(static_cast<std::uint32_t>(fds_.size()));
+  for (const OwnedFd& fd : fds_) parcel.descriptor(fd);
+  parcel.text(fds_error_ ? fds_error_->what : std::string());
+  session_->hand_over(parcel);
+}
+
+Result<std::unique_ptr<Connection>> Connection::take_over(Loop& loop, port::Port& port, PortLog& log,
+                                                          SessionOptions options, ParcelReader& parcel, OnEnd on_end) {
+  CW_TRY(auto fd, parcel.descriptor());
+  CW_TRY(auto socket, UnixSocket::adopt(std::move(fd)));
+  std::unique_ptr<Connection> connection(new Connection(loop, log, std::move(socket), std::move(on_end)));
+  CW_CHECK(connection->read_input(parcel));
+  CW_TRY(connection->session_, Session::take_over(loop, port, log, options, connection->end_later(), parcel));
+  return connection;
+}
+
+Result<void> Connection::read_input(ParcelReader& parcel) {
+  const auto head = parcel.bytes();
+  if (head.size() != head_.size()) parcel.refuse("a header of another size");
+  const bool has_header = parcel.flag();
+  body_ = parcel.bytes();
+  filled_ = parcel.number<std::uint64_t>();
+  const auto fds = parcel.count(sizeof(std::uint32_t));
+  for (std::uint32_t i = 0; i < fds; ++i) {
+    CW_TRY(auto fd, parcel.descriptor());
+    fds_.push_back(std::move(fd));
+  }
+  if (auto error = parcel.text(); !error.empty()) fds_error_ = Error{.code = Errc::system, .what = std::move(error)};
+  if (parcel.has_failed()) return parcel.finish();
+  std::ranges::copy(head, head_.begin());
+  if (has_header) {
+    CW_TRY(header_, decode_header(head_));
+  }
+  if (filled_ >= (has_header ? body_.size() : head_.size()))
+    return fail(Errc::peer_violation, "a message read too far");
+  return {};
 }
 
 void Connection::on_readable() {

@@ -27,13 +27,21 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
+  /// Goes on with the connection of another process: session, port, and what of a message had been read. It is frozen.
+  static Result<std::unique_ptr<Connection>> take_over(Loop& loop, port::Port& port, PortLog& log,
+                                                       SessionOptions options, ParcelReader& parcel, OnEnd on_end);
+  void hand_over(ParcelWriter& parcel) const;
+  /// Between the two nothing is read, so that what the front-end says waits for whoever goes on.
+  void freeze();
+  void thaw();
+
   ProtocolFeatures protocol_features() const { return session_->protocol_features(); }
 
  private:
   enum class Progress : std::uint8_t { more, nothing_there, ended };
 
-  Connection(PortLog& log, UnixSocket socket, OnEnd on_end)
-      : log_(log), socket_(std::move(socket)), on_end_(std::move(on_end)) {}
+  Connection(Loop& loop, PortLog& log, UnixSocket socket, OnEnd on_end)
+      : loop_(loop), log_(log), socket_(std::move(socket)), on_end_(std::move(on_end)) {}
 
   void on_readable();
   Progress read_some();
@@ -41,8 +49,11 @@ class Connection {
   Progress on_message();
   Progress on_hang_up();
   void take_descriptors(Received& received);
+  Result<void> read_input(ParcelReader& parcel);
+  std::function<void()> end_later();
   void end();
 
+  Loop& loop_;
   PortLog& log_;
   UnixSocket socket_;
   OnEnd on_end_;

@@ -23,6 +23,8 @@ class InbandQueue {
     CW_TRY(auto err, ErrFd::make());
     return InbandQueue(std::move(*kick), std::move(call), std::move(err));
   }
+  InbandQueue(KickFd a_kick, CallFd a_call, ErrFd an_err)
+      : kick(std::move(a_kick)), call(std::move(a_call)), err(std::move(an_err)) {}
 
   /// Sends the messages on `channel`, which must outlive this.
   void watch(Loop& loop, BackendChannel& channel, QueueIndex queue) {
@@ -44,8 +46,6 @@ class InbandQueue {
   ErrFd err;
 
  private:
-  InbandQueue(KickFd a_kick, CallFd a_call, ErrFd an_err)
-      : kick(std::move(a_kick)), call(std::move(a_call)), err(std::move(an_err)) {}
   std::optional<Loop::Registration> watch_call_;
   std::optional<Loop::Registration> watch_err_;
 };

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/loop.h"
+#include "base/parcel.h"
 #include "port/port.h"
 #include "vhost_user/backend_channel.h"
 #include "vhost_user/codec.h"
@@ -53,6 +54,15 @@ class Session final : private port::DriverSide {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session() override;
+
+  /// Goes on with the session of another process, which `hand_over` has written; the port is that process's port from
+  /// then on, with its queues paused.
+  static Result<std::unique_ptr<Session>> take_over(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
+                                                    std::function<void()> on_memory_lost, ParcelReader& parcel);
+  void hand_over(ParcelWriter& parcel) const;
+  /// Between the two nothing is sent to the front-end, or heard from it.
+  void freeze();
+  void thaw();
 
   /// Handles one message. `fds` holds what came with it; an error says why they could not be received.
   Verdict handle(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
@@ -118,6 +128,8 @@ class Session final : private port::DriverSide {
   /// Puts back what a reset of the device does not take from the front-end.
   Result<void> restore_rings();
   void send_due_config_change();
+  // session_handover.cpp
+  Result<void> read_state(ParcelReader& parcel);
 
   Loop& loop_;
   port::Port& port_;

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import Program, ProgramFailed, wait_for
+from .process import Program, ProgramFailed, inherit_orphans, wait_for
 from .vm_parts import program_folder
 
 SWITCH = "sw0"
@@ -102,6 +102,13 @@ class Causewayd:
     def cli_json(self, *arguments):
         """The same with --json, parsed."""
         return json.loads(self.cli(*arguments, "--json"))
+
+    def upgrade(self, *arguments):
+        """Has a new process take over, which is the daemon from then on; returns for how many microseconds no queue ran."""
+        inherit_orphans()
+        answer = self.cli_json("upgrade", *arguments)
+        self.program.follow(answer["pid"])
+        return int(answer["pause_us"])
 
     def rebind_queue_pair(self, port, pair, device):
         """Moves a queue pair of a port to another Device."""

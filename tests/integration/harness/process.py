@@ -1,5 +1,6 @@
 """Programs that the tests start and stop, each by its own pid, and waiting for a condition instead of sleeping."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -58,6 +59,47 @@ def tail(path, lines=25):
     return "\n".join([f"--- {path}", *text[-lines:]])
 
 
+class Successor:
+    """A process that another one of ours has started and left to us: what subprocess.Popen is for our own children."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.returncode = None
+
+    def poll(self):
+        """The exit code; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid != 0:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Waits for it to end and returns its exit code."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(POLL_SECONDS)
+        return self.returncode
+
+    def send_signal(self, number):
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """Sends SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def inherit_orphans():
+    """Processes whose parent ends become ours, not init's, so that they can be waited for."""
+    set_child_subreaper = 36
+    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
 class Program:
     """One program in the background, its output in a log file. It dies with the test run, however that ends."""
 
@@ -73,6 +115,10 @@ class Program:
         """Has the program started by another one, such as valgrind with its options."""
         self._argv[3:3] = map(str, wrapper)
 
+    def add_arguments(self, *arguments):
+        """More arguments for the next start."""
+        self._argv += map(str, arguments)
+
     def start(self, stdin=subprocess.DEVNULL, stdout=None):
         """Starts the program; its output goes to the end of the log unless stdout names another place."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +132,12 @@ class Program:
     def pid(self):
         """The pid of the program itself: setpriv gives way to it."""
         return self._process.pid
+
+    def follow(self, pid, limit=20):
+        """The program has had another process take over from it, and ends; that one is the program from then on."""
+        if self.wait(limit) != 0:
+            raise ProgramFailed(f"{self.name} handed over and ended with {self.exit_code}\n{self.log_tail()}")
+        self._process = Successor(pid)
 
     @property
     def exit_code(self):

@@ -1,0 +1,101 @@
+// A session that goes to another process, with all that the front-end has said.
+#include "vhost_user/session.h"
+
+#include <utility>
+
+namespace causeway::vhost_user {
+namespace {
+
+template <class Fd>
+void write_fd(ParcelWriter& to, const std::optional<Fd>& fd) {
+  to.flag(fd.has_value());
+  if (fd) to.descriptor(fd->fd());
+}
+
+template <class Fd>
+Result<Fd> read_event(ParcelReader& from) {
+  CW_TRY(auto fd, from.descriptor());
+  CW_TRY(auto event, EventFd::adopt(std::move(fd)));
+  return Fd(std::move(event));
+}
+
+}  // namespace
+
+void Session::hand_over(ParcelWriter& parcel) const {
+  parcel.number(protocol_.bits());
+  parcel.flag(layout_ == virtio::Layout::packed);
+  parcel.flag(rings_start_enabled_);
+  parcel.flag(config_change_due_);
+  parcel.number(static_cast<std::uint32_t>(rings_.size()));
+  for (const auto& [queue, memo] : rings_) {
+    parcel.number(virtio::number(queue));
+    parcel.flag(memo.has_call);
+    parcel.flag(memo.has_err);
+    parcel.flag(memo.enabled);
+    write_fd(parcel, memo.call);
+    write_fd(parcel, memo.err);
+  }
+  parcel.flag(channel_ && channel_->is_open());
+  if (channel_ && channel_->is_open()) channel_->hand_over(parcel);
+  parcel.number(static_cast<std::uint32_t>(inband_.size()));
+  for (const auto& [queue, inband] : inband_) {
+    parcel.number(virtio::number(queue));
+    parcel.descriptor(inband.kick.fd());
+    parcel.descriptor(inband.call.fd());
+    parcel.descriptor(inband.err.fd());
+  }
+}
+
+Result<std::unique_ptr<Session>> Session::take_over(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
+                                                    std::function<void()> on_memory_lost, ParcelReader& parcel) {
+  CW_TRY(auto session, open(loop, port, log, options, std::move(on_memory_lost)));
+  CW_CHECK(session->read_state(parcel));
+  return session;
+}
+
+Result<void> Session::read_state(ParcelReader& parcel) {
+  protocol_ = ProtocolFeatures(parcel.number<std::uint64_t>());
+  layout_ = parcel.flag() ? virtio::Layout::packed : virtio::Layout::split;
+  rings_start_enabled_ = parcel.flag();
+  config_change_due_ = parcel.flag();
+  const auto rings = parcel.count(sizeof(std::uint16_t));
+  for (std::uint32_t i = 0; i < rings; ++i) {
+    RingMemo& memo = rings_[QueueIndex{parcel.number<std::uint16_t>()}];
+    memo.has_call = parcel.flag();
+    memo.has_err = parcel.flag();
+    memo.enabled = parcel.flag();
+    if (parcel.flag()) {
+      CW_TRY(memo.call, read_event<CallFd>(parcel));
+    }
+    if (parcel.flag()) {
+      CW_TRY(memo.err, read_event<ErrFd>(parcel));
+    }
+  }
+  if (parcel.flag()) {
+    CW_TRY(channel_, BackendChannel::take_over(loop_, log_, parcel));
+  }
+  const auto inband = parcel.count(sizeof(std::uint16_t));
+  for (std::uint32_t i = 0; i < inband; ++i) {
+    const QueueIndex queue{parcel.number<std::uint16_t>()};
+    CW_TRY(auto kick, read_event<KickFd>(parcel));
+    CW_TRY(auto call, read_event<CallFd>(parcel));
+    CW_TRY(auto err, read_event<ErrFd>(parcel));
+    inband_.insert_or_assign(queue, InbandQueue(std::move(kick), std::move(call), std::move(err)));
+  }
+  freeze();
+  return parcel.has_failed() ? parcel.finish() : Result<void>();
+}
+
+void Session::freeze() {
+  for (auto& [queue, inband] : inband_) inband.unwatch();
+  if (channel_) channel_->freeze();
+}
+
+void Session::thaw() {
+  if (!channel_) return;
+  channel_->thaw();
+  for (auto& [queue, inband] : inband_) inband.watch(loop_, *channel_, queue);
+  send_due_config_change();
+}
+
+}  // namespace causeway::vhost_user
