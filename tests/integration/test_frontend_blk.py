@@ -20,11 +20,12 @@ ROUNDS = 3
 class Chain(DiskCase):
     """A guest on our port, and qemu-storage-daemon behind that."""
 
-    def start_chain(self, queues=1, cpus=1, properties="", reads_per_second=None):
+    def start_chain(self, queues=1, cpus=1, properties="", reads_per_second=None, devices=("far",),
+                    connection=NO_STORE):
         self.image = self.folder / "disk.img"
         self.make_image(64)
         self.far = self.start_program(StorageDaemon(self.folder, self.image, queues, reads_per_second))
-        self.port = DiskPort("disk0", self.folder / "disk0.sock", NO_STORE, queues=queues, devices=("far",),
+        self.port = DiskPort("disk0", self.folder / "disk0.sock", connection, queues=queues, devices=devices,
                              remotes=(("far", self.far.socket, True),))
         self.daemon = self.start_daemon(self.port)
         self.idle_fds = self.daemon.fd_count()
@@ -203,6 +204,25 @@ class Departure(Chain):
         self.assert_daemon_returns_to_idle()
         self.guest.start()
         self.assert_disk_is_sound()
+
+
+class Rebinding(Chain):
+    """The guest's queue moves between qemu-storage-daemon and a software disk."""
+
+    def move_to(self, device):
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", device)
+
+    def read_much(self):
+        """Reads more than a ring has room for."""
+        self.guest.check("dd if=/dev/vda of=/dev/null bs=4k count=1000 iflag=direct 2>/dev/null")
+
+    def test_queue_moves_there_and_back(self):
+        self.start_chain(devices=("far", "soft"), connection="null:64M")
+        for device in ("soft", "far", "soft"):
+            self.read_much()
+            self.move_to(device)
+        self.read_much()
+        self.assert_guest_saw_no_error()
 
 
 if __name__ == "__main__":
