@@ -83,21 +83,57 @@ class NoDescriptorsLeft {
 
 /// Port, loop and connection. Destroyed before the census is taken again.
 struct Rig {
-  explicit Rig(std::uint16_t pairs, SessionOptions options) {
+  explicit Rig(std::uint16_t a_pairs, SessionOptions some) : pairs(a_pairs), options(some) {
+    port = make_port();
+    auto [ours, theirs] = *UnixSocket::make_pair();
+    peer.emplace(std::move(theirs));
+    connection = *Connection::open(loop, *port, log, options, std::move(ours), [this] { connection.reset(); });
+  }
+
+  std::unique_ptr<port::Port> make_port() {
     auto fake = std::make_unique<FakeDevice>(pairs);
     device = fake.get();
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     devices.push_back(std::move(fake));
-    port = *port::Port::make(loop, {.name = "net0", .features_off = {}}, std::move(devices));
-    auto [ours, theirs] = *UnixSocket::make_pair();
-    peer.emplace(std::move(theirs));
-    connection = *Connection::open(loop, *port, log, options, std::move(ours), [this] { connection.reset(); });
+    return *port::Port::make(loop, {.name = "net0", .features_off = {}}, std::move(devices));
+  }
+
+  /// Another process takes over: what goes to it, as it arrives there.
+  Parcel estate(port::RecordFormat format = port::RecordFormat::current) const {
+    ParcelWriter parcel;
+    connection->hand_over(parcel);
+    port->hand_over(parcel, format);
+    return arrived(parcel);
+  }
+  static Parcel arrived(const ParcelWriter& sent) {
+    Parcel parcel{.bytes = {sent.contents().begin(), sent.contents().end()}, .fds = {}};
+    for (const OwnedFd* fd : sent.descriptors()) parcel.fds.push_back(std::move(*fd->duplicate()));
+    return parcel;
+  }
+  /// Goes on with a new port, device and connection.
+  Result<void> hand_over(port::RecordFormat format) {
+    connection->freeze();
+    ParcelReader reader(estate(format));
+    auto next_port = make_port();
+    CW_TRY(auto next, Connection::take_over(loop, *next_port, log, options, reader, [this] { connection.reset(); }));
+    CW_CHECK(next_port->take_over(reader));
+    CW_CHECK(reader.finish());
+    ParcelWriter paused;
+    port->pause(paused);
+    ParcelReader positions(arrived(paused));
+    CW_CHECK(next_port->start_at(positions));
+    connection = std::move(next);
+    port = std::move(next_port);
+    connection->thaw();
+    return positions.finish();
   }
 
   void pump() {
     for (int i = 0; i < 1000 && loop.run_ready(); ++i) continue;
   }
 
+  std::uint16_t pairs;
+  SessionOptions options;
   Loop loop;
   PortLog log{"net0"};
   FakeDevice* device = nullptr;

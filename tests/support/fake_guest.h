@@ -35,7 +35,9 @@ class FakeGuest final : public port::DriverSide {
   /// Its port has died; goes on with another one, which it tells what a front-end that reconnects does. Thread: the
   /// port's control thread.
   Result<void> move_to(port::Port& port);
-  /// The same of a guest that was reset meanwhile: it makes all its rings anew, where they lay before.
+  /// Another process has taken its port over; the guest knows nothing of that, only this object must.
+  void is_now_on(port::Port& port) { port_ = &port; }
+  /// The same as move_to of a guest that was reset meanwhile: it makes all its rings anew, where they lay before.
   Result<void> reboot_to(port::Port& port);
 
   /// Queues one frame for transmission on `pair`; false when all transmit buffers are in flight.
