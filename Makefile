@@ -23,9 +23,9 @@ matrix: packages ## DPDK's virtio-user in every combination of features, ring si
 	scripts/testpmd-matrix --require
 	scripts/own-driver-matrix
 
-soak: packages soak-net ## 200 SIGKILLs of the daemon under guests' disks, and soak-net
+soak: packages soak-net ## 200 SIGKILLs and 200 live upgrades of the daemon under guests' disks, and soak-net
 	scripts/build release
-	CAUSEWAY_KILLS=$(KILLS) scripts/integration test_crash
+	CAUSEWAY_KILLS=$(KILLS) CAUSEWAY_UPGRADES=$(KILLS) scripts/integration test_crash test_upgrade
 
 soak-net: packages ## 50 SIGKILLs of the daemon under a TCP stream between two guests
 	scripts/build release

@@ -66,10 +66,10 @@ class Side:
         self.program.kill()
 
 
-def ours(folder, connection, more=()):
+def ours(folder, connection, more=(), state=None):
     folder.mkdir()
     socket = folder / "ours.sock"
-    daemon = Causewayd(folder, [DiskPort("disk0", socket, connection, more=more)], cpu=1)
+    daemon = Causewayd(folder, [DiskPort("disk0", socket, connection, more=more)], cpu=1, state=state)
     daemon.start()
     return Side(daemon.program, socket)
 
@@ -94,10 +94,12 @@ def fill(image):
     os.fsync(image.fileno())
 
 
-def compare(title, sides, options):
+def compare(title, sides, options, names=("ours", "qsd"), entries=tuple(ENTRIES)):
     """Measures every entry on both sides, alternately, prints a table, and ends the sides."""
-    print(f"\n{title}\n{'operation':<24}{'ours/s':>10}{'qsd/s':>10}{'ratio':>8}{'least':>7}{'most':>7}{'us ours':>9}{'us qsd':>8}")
-    for operation, size, depth in ENTRIES:
+    rates_of, costs_of = ([f"{name}/s" for name in names], [f"us {name}" for name in names])
+    print(f"\n{title}\n{'operation':<24}{rates_of[0]:>10}{rates_of[1]:>10}{'ratio':>8}{'least':>7}{'most':>7}"
+          f"{costs_of[0]:>12}{costs_of[1]:>12}")
+    for operation, size, depth in entries:
         rates, costs = ([], []), ([], [])
         for pair in range(options.pairs):
             for which in ((0, 1), (1, 0))[pair % 2]:
@@ -108,7 +110,7 @@ def compare(title, sides, options):
         name = f"{operation} {size // 1024} KiB x {depth}"
         print(f"{name:<24}{statistics.median(rates[0]):>10.0f}{statistics.median(rates[1]):>10.0f}"
               f"{statistics.median(ratios):>8.2f}{min(ratios):>7.2f}{max(ratios):>7.2f}"
-              f"{statistics.median(costs[0]):>9.1f}{statistics.median(costs[1]):>8.1f}", flush=True)
+              f"{statistics.median(costs[0]):>12.1f}{statistics.median(costs[1]):>12.1f}", flush=True)
     for side in sides:
         side.close()
 

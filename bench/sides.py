@@ -20,10 +20,10 @@ class Causeway:
 
     name = "ours"
 
-    def __init__(self, folder, work, frame_bytes, wrapper=(), limit=20):
+    def __init__(self, folder, work, frame_bytes, wrapper=(), limit=20, state=None):
         self.socket = folder / "ours.sock"
         connection = f"source:{frame_bytes}" if work == "source" else work
-        self.daemon = Causewayd(folder, [Port("bench", self.socket, connection=connection)], cpu=1)
+        self.daemon = Causewayd(folder, [Port("bench", self.socket, connection=connection)], cpu=1, state=state)
         self.program = self.daemon.program
         self.program.run_under(wrapper)
         self.daemon.start(limit)

@@ -10,6 +10,10 @@ namespace {
 
 using virtio::BlkStatus;
 
+/// Bytes of operations at which a pass hands them over and publishes what is done, instead of at its end: so the driver
+/// works on the first of many large requests while the storage works on the others.
+constexpr std::uint64_t kHandOverAt = 128 << 10;
+
 Result<OwnedFd> make_timer() {
   const int raw = ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (raw < 0) return causeway::fail(system_error("timerfd_create"));
@@ -83,10 +87,15 @@ std::uint32_t DiskQueue::poll() {
     if (!waiting_.empty()) moved += start_waiting();
     moved += take_new();
   }
-  is_handed_over_ = channel_->flush();
-  if (channel_->event() == nullptr && !running_.empty()) moved += finish_done();
-  if (is_unpublished_) publish();
+  hand_over();
   return moved;
+}
+
+void DiskQueue::hand_over() {
+  begun_bytes_ = 0;
+  is_handed_over_ = channel_->flush();
+  if (!running_.empty()) finish_done();
+  if (is_unpublished_) publish();
 }
 
 RequestRules DiskQueue::rules() const {
@@ -103,7 +112,10 @@ std::uint32_t DiskQueue::take_new() {
   const auto room = std::min<std::size_t>(free_.size(), virtio::ChainBatch::kMaxChains);
   const std::uint16_t count = ring_.take(batch_, static_cast<std::uint16_t>(room));
   const RequestRules now = rules();
-  for (std::uint16_t i = 0; i < count && ring_.fault() == virtio::RingFault::none; ++i) accept(batch_[i], now);
+  for (std::uint16_t i = 0; i < count && ring_.fault() == virtio::RingFault::none; ++i) {
+    accept(batch_[i], now);
+    if (begun_bytes_ >= kHandOverAt) hand_over();
+  }
   if (ring_.fault() != virtio::RingFault::none) fail(ring_.fault());
   return count;
 }
@@ -164,6 +176,7 @@ void DiskQueue::start_operation(Request& request) {
   if (request.changes) changing_.enter(request.offset, request.length);
   request.place = running_.size();
   running_.push_back(&request);
+  begun_bytes_ += request.length;
   channel_->submit(request);
 }
 

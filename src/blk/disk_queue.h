@@ -29,8 +29,9 @@ struct DriverChoices {
 /// Takes requests, has them done, answers them; in whatever order they end.
 ///
 /// Invariants: (1) a change that overlaps one still under way waits for its end, and all behind it: run again after a
-/// crash, no older change can undo a newer one that was answered; (2) used entries are published once a pass; (3) a
-/// queue with a broken ring, or stopped, touches neither ring nor buffers. Thread: its worker's, from start to end.
+/// crash, no older change can undo a newer one that was answered; (2) used entries are published once a pass, or more
+/// often when requests are large; (3) a queue with a broken ring, or stopped, touches neither ring nor buffers. Thread:
+/// its worker's, from start to end.
 class DiskQueue final : public Task {
  public:
   using OnFault = std::function<void(virtio::RingFault)>;
@@ -68,6 +69,7 @@ class DiskQueue final : public Task {
   bool overlaps(const Operation& operation) const;
   bool is_admitted(const Request& request);
   void start_operation(Request& request);
+  void hand_over();
   std::uint32_t finish_done();
   void end(Request& request, virtio::BlkStatus status);
   void count(const Request& request, virtio::BlkStatus status);
@@ -92,6 +94,7 @@ class DiskQueue final : public Task {
   std::vector<Request*> running_;  // given to the channel; in no order
   std::deque<Request*> waiting_;   // taken and not begun, oldest first
   OverlapFilter changing_;
+  std::uint64_t begun_bytes_ = 0;  // since the channel was last handed what was submitted
   bool is_unpublished_ = false;
   bool is_handed_over_ = true;    // the channel has taken all that was submitted
   bool ignores_limits_ = false;   // being drained

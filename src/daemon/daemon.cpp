@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/mapping.h"
 #include "daemon/control_server.h"
+#include "daemon/descriptor_store.h"
 #include "daemon/graph_names.h"
 #include "daemon/handover.h"
 
@@ -37,22 +38,28 @@ class Run {
   Run(const config::Config& config, Start start) : config_(config), start_(std::move(start)) {}
 
   Result<void> begin() {
+    if (auto continued = go_on_from_store(); !continued) {
+      // Records of the ports are there still; front-ends see a disconnect.
+      log::error("what the process before has left with the service manager is not used: {}", continued.error().text());
+      control_.reset();
+      graph_.reset();
+    }
+    if (control_) return {};
     CW_TRY(graph_, Graph::build(loop_, config_, start_.former));
     return start_control(std::nullopt);
   }
 
   Result<void> take_over() {
     CW_TRY(const auto predecessor, Predecessor::meet(std::move(*start_.predecessor), start_.version));
-    const auto ready = inherit(*predecessor);
+    auto ready = inherit(predecessor->shelf(), predecessor->ports());
+    if (ready) ready = predecessor->ports().finish();
     CW_CHECK(predecessor->answer(ready));
     CW_CHECK(ready);
     const auto started = start_queues(*predecessor);
     // If nobody hears the answer, the old process has died meanwhile: all the more this one must go on.
     if (auto told = predecessor->answer(started); !told) log::warn("take-over: {}", told.error().text());
     CW_CHECK(started);
-    CW_CHECK(graph_->open(start_.former));
-    control_->thaw();
-    return {};
+    return open();
   }
 
   /// Returns when it is to end; never, when another process has taken over.
@@ -71,10 +78,46 @@ class Run {
   }
 
  private:
-  Result<void> inherit(Predecessor& predecessor) {
-    CW_TRY(graph_, Graph::inherit(loop_, config_, predecessor.shelf()));
-    CW_CHECK(graph_->take_over(predecessor.ports()));
-    auto listener = predecessor.shelf().take(std::string(kControlListener));
+  /// A process before has stopped and left everything with the service manager.
+  Result<void> go_on_from_store() {
+    CW_TRY(auto parcel, withdraw());
+    if (!parcel || start_.former == Former::discard) return {};
+    ParcelReader estate(std::move(*parcel));
+    CW_TRY(auto shelf, Shelf::read(estate));
+    CW_CHECK(inherit(shelf, estate));
+    ParcelReader positions({.bytes = estate.bytes(), .fds = {}});
+    CW_CHECK(estate.finish());
+    CW_CHECK(graph_->start_at(positions));
+    return open();
+  }
+
+  /// Leaves everything with the service manager, where there is one, for the process that it starts next.
+  Result<void> leave_in_store() {
+    CW_CHECK(graph_->can_hand_over());
+    control_->freeze();
+    graph_->freeze();
+    ParcelWriter estate;
+    graph_->hand_over(estate, control_->listener(), port::RecordFormat::current);
+    ParcelWriter positions;
+    graph_->pause(positions);
+    estate.bytes(positions.contents());
+    CW_CHECK(deposit(estate));
+    graph_->leave_paths();
+    control_->leave_path();
+    has_handed_over_ = true;
+    return {};
+  }
+
+  Result<void> open() {
+    CW_CHECK(graph_->open(start_.former));
+    control_->thaw();
+    return {};
+  }
+
+  Result<void> inherit(Shelf& shelf, ParcelReader& ports) {
+    CW_TRY(graph_, Graph::inherit(loop_, config_, shelf));
+    CW_CHECK(graph_->take_over(ports));
+    auto listener = shelf.take(std::string(kControlListener));
     if (!listener) return fail(Errc::peer_violation, "the control API's socket is missing");
     return start_control(std::move(listener));
   }
@@ -123,6 +166,9 @@ class Run {
     if (is_stopping_) return;
     log::info("stopping");
     upgrade_.reset();
+    if (has_descriptor_store()) {
+      if (auto left = leave_in_store(); !left) log::warn("front-ends will see a disconnect: {}", left.error().text());
+    }
     end();
   }
 

@@ -72,7 +72,7 @@ Result<void> Graph::take_over(ParcelReader& ports) {
     if (!backend) return fail(std::move(backend).error().context("port " + name));
     found->backend = std::move(*backend);
   }
-  return ports.finish();
+  return ports.has_failed() ? ports.finish() : Result<void>();
 }
 
 void Graph::pause(ParcelWriter& positions) {

@@ -110,6 +110,7 @@ class Program:
         self._argv = [find_program("setpriv"), "--pdeathsig", "KILL", find_program(str(argv[0])), *map(str, argv[1:])]
         self._environment = {**os.environ, **(environment or {})}
         self._process = None
+        self._manager = None
 
     def run_under(self, wrapper):
         """Has the program started by another one, such as valgrind with its options."""
@@ -119,14 +120,21 @@ class Program:
         """More arguments for the next start."""
         self._argv += map(str, arguments)
 
+    def manage_by(self, manager):
+        """From the next start on it is a service of that service manager (see service_manager.py)."""
+        self._manager = manager
+        self._environment |= manager.environment()
+
     def start(self, stdin=subprocess.DEVNULL, stdout=None):
         """Starts the program; its output goes to the end of the log unless stdout names another place."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(self._argv[3:])}\n".encode())
             log.flush()
-            self._process = subprocess.Popen(self._argv, stdin=stdin, stdout=log if stdout is None else stdout,
-                                             stderr=log, env=self._environment)
+            wrapper, descriptors = self._manager.wrapper() if self._manager else ([], [])
+            self._process = subprocess.Popen([*self._argv[:3], *wrapper, *self._argv[3:]], stdin=stdin,
+                                             stdout=log if stdout is None else stdout, stderr=log,
+                                             env=self._environment, pass_fds=descriptors)
 
     @property
     def pid(self):
