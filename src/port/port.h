@@ -219,7 +219,7 @@ class Port {
   Result<bool> resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
   void forget_record(QueueIndex queue, const Queue& state) const;
 
-  void run_again(QueueIndex queue, Queue& state, const QueueState& position) const;
+  void note_run_again(QueueIndex queue, Queue& state, const QueueState& position) const;
 
   Result<void> take_queue_over(QueueIndex queue, const QueueRecord& record, ParcelReader& parcel);
 

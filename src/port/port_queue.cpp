@@ -1,4 +1,4 @@
-// Set-up, start, stop and rebind of one queue.
+// Set-up, start and stop of one queue.
 
 #include "port/port.h"
 
@@ -163,62 +163,6 @@ Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) c
   return ring;
 }
 
-QueueState Port::start_of(const Queue& state) const {
-  return state.start.value_or(QueueState::initial(virtio::layout_of(features_)));
-}
-
-void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
-  if (!ring.start.in_flight.empty()) return;
-  std::uint16_t used = ring.start.used;
-  if (ring.layout() == virtio::Layout::split) {
-    const auto area = memory_->translate(ring.used, virtio::RingAreaSizes::of(ring.layout(), ring.size).used.bytes);
-    if (!area) return;
-    used = area->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
-  }
-  if (used == ring.start.avail) return;
-  // With nothing known to be in flight the two are equal. DPDK's virtio-user says 0 when its back-end comes back, QEMU
-  // what it finds in the ring: the ring is right. What was in flight when the last back-end went is taken again.
-  log::info("port {} queue {}: resumes at the ring's used position {}, not at position {}", name(), number(queue), used,
-            ring.start.avail);
-  ring.start.avail = used;
-  ring.start.used = used;
-}
-
-Result<void> Port::use_inflight(virtio::InflightRegion region) {
-  if (!is_suspended()) return fail(Errc::peer_violation, "in-flight memory cannot change while queues run");
-  inflight_ = std::move(region);
-  return {};
-}
-
-/// True when the record says where the queue resumes.
-Result<bool> Port::resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring) {
-  if (!inflight_) return resume_from_kept(queue, state, ring);
-  if (is_control(queue)) return false;
-  const auto area = inflight_->area(queue, ring.layout(), ring.size);
-  if (!area) return false;
-  ring.record = std::make_shared<const virtio::InflightArea>(*area);
-  auto recorded = virtio::recover(*area, ring, *memory_);
-  if (!recorded) return fail(std::move(recorded).error().context(fmt::format("queue {}", number(queue))));
-  if (!*recorded) return false;
-  run_again(queue, state, **recorded);
-  ring.start = std::move(**recorded);
-  return true;
-}
-
-/// Says which requests a dead back-end has left, unless it was we who have stopped the queue.
-void Port::run_again(QueueIndex queue, Queue& state, const QueueState& position) const {
-  if (position.in_flight.empty() || (state.start && state.start->in_flight == position.in_flight)) return;
-  state.run_again = static_cast<std::uint32_t>(position.in_flight.size());
-  log::info("port {} queue {}: runs {} requests again that were in flight", name(), number(queue), state.run_again);
-}
-
-void Port::forget_record(QueueIndex queue, const Queue& state) const {
-  // The driver starts its rings anew, so that the positions of the old ones mean nothing.
-  if (state.kept) state.kept->area(QueueIndex{0}, state.kept->layout(), state.kept->entries())->clear();
-  if (!inflight_ || !state.size || (state.start && !state.start->in_flight.empty())) return;
-  if (const auto area = inflight_->area(queue, inflight_->layout(), *state.size)) area->clear();
-}
-
 Result<void> Port::run(QueueIndex queue, Queue& state) {
   return run_anywhere(queue, state, state.slot, slots_.size() - 1);
 }
@@ -276,132 +220,10 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mod
   return recover_state(queue, state);
 }
 
-Result<QueueState> Port::recover_state(QueueIndex queue, const Queue& state) const {
-  const virtio::Layout layout = virtio::layout_of(features_);
-  if (!state.size || !state.addresses) return start_of(state);
-  const auto area = inflight_ && !is_control(queue) ? inflight_->area(queue, layout, *state.size)
-                    : state.kept                    ? state.kept->area(QueueIndex{0}, layout, *state.size)
-                                                    : std::nullopt;
-  if (area) {
-    CW_TRY(const auto ring, ring_of(queue, state));
-    auto recorded = virtio::recover(*area, ring, *memory_);
-    if (recorded && *recorded) return std::move(**recorded);
-    if (!recorded) log::warn("port {} queue {}: {}", name(), number(queue), recorded.error().text());
-  }
-  if (layout == virtio::Layout::packed) {
-    // A used descriptor of several entries leaves the others as they were: where a lap ends cannot be told from them.
-    return fail(Errc::gone, "the position in a packed ring went with its device");
-  }
-  auto used = memory::Iova(state.addresses->used);
-  if (state.addresses->kind == RingAddressKind::frontend) {
-    used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
-  }
-  const auto ring_used = memory_->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
-  QueueState position = start_of(state);
-  // What was not used when the Device went is run again by the next one.
-  if (ring_used) position.avail = ring_used->fetch<std::uint16_t>(virtio::kRingIndex);
-  position.in_flight.clear();
-  return position;
-}
-
 void Port::nudge(const Queue& state) const {
   // A notification may have been lost while the queue belonged to nobody: one too many is legal, one lost is a hang.
   if (state.kick) state.kick->signal();
   if (state.call) state.call->signal();
-}
-
-Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path*/) {
-  auto found = find(queue);
-  if (!found) return fail(Errc::not_found, std::move(found).error().what);
-  Queue& state = **found;
-  if (is_control(queue)) {
-    return fail(Errc::not_supported,
-                fmt::format("queue {} is the control queue, which the port itself serves", number(queue)));
-  }
-  const auto target =
-      std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
-  if (target == slots_.end()) {
-    return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
-  }
-  if (!target->unusable.empty()) return fail(Errc::not_supported, target->unusable);
-  const auto to = static_cast<std::size_t>(target - slots_.begin());
-  const std::size_t from = state.slot;
-  if (to == from) return {};
-  if (number(queue) >= target->device->info().queues) {
-    return fail(Errc::invalid_value,
-                fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
-  }
-  if (!state.started) {
-    state.slot = to;
-    save();
-    return {};
-  }
-  // One that has failed is still the old Device's; on the new one it has another try.
-  auto position = halt(queue, state, vdpa::StopMode::leave);
-  if (!position) {
-    state.started = true;
-    fail_queue(queue, position.error());
-    return fail(std::move(position).error());
-  }
-  state.start = std::move(*position);
-  auto moved = run_on(queue, state, to);
-  if (moved) {
-    ++rebinds_;
-    save();
-    return {};
-  }
-  if (auto kept = run_anywhere(queue, state, slots_.size() - 1, from); !kept) {
-    state.started = true;
-    fail_queue(queue, kept.error());
-  }
-  return fail(std::move(moved).error().context(
-      fmt::format("queue {} stays on device '{}'", number(queue), slots_[state.slot].device->info().name)));
-}
-
-void Port::on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason) {
-  if (number(queue) >= queues_.size()) return;
-  // The news may be older than a rebind: then the new Device will find the fault by itself.
-  const Queue& state = queues_[number(queue)];
-  if (state.started && !state.failed && state.slot == slot) fail_queue(queue, reason);
-}
-
-void Port::fail_queue(QueueIndex queue, const Error& reason) {
-  Queue& state = queues_[number(queue)];
-  state.failed = true;
-  status_ = status_ | Status::needs_reset;
-  if (state.err) state.err->signal();
-  if (!log_limit_.allow()) return;
-  log::error("port {} queue {}: stopped, needs reset: {}", name(), number(queue), reason.text());
-  if (const auto held_back = log_limit_.take_suppressed(); held_back > 0) {
-    log::error("port {}: {} more such lines were held back", name(), held_back);
-  }
-}
-
-void Port::on_device_gone(std::size_t slot, const Error& reason) {
-  log::error("port {}: device {} is gone: {}", name(), slots_[slot].device->info().name, reason.text());
-  slots_[slot].unusable = reason.text();
-  const std::size_t next = best_slot();
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    Queue& state = queues_[i];
-    if (state.slot != slot) continue;
-    if (!state.started || is_control(QueueIndex{i})) {
-      state.slot = next;
-      continue;
-    }
-    auto position = recover_state(QueueIndex{i}, state);
-    if (!position) {
-      fail_queue(QueueIndex{i}, position.error());
-      continue;
-    }
-    state.start = std::move(*position);
-    if (auto taken = run_anywhere(QueueIndex{i}, state, next, slots_.size() - 1); !taken) {
-      fail_queue(QueueIndex{i}, taken.error());
-    }
-  }
-}
-
-void Port::on_config_changed() {
-  if (side_ != nullptr) side_->config_changed();
 }
 
 }  // namespace causeway::port

@@ -15,10 +15,6 @@ std::string record_name(const std::string& port) {
   return port + ".port";
 }
 
-std::string queue_name(const std::string& port, QueueIndex queue) {
-  return fmt::format("{}.queue{}", port, number(queue));
-}
-
 /// The ring of before: the same memory, whatever it is called now.
 bool is_same_ring(const QueueRecord& before, const QueueRecord& now) {
   return before.place && before.place == now.place && before.size == now.size;
@@ -185,48 +181,6 @@ void Port::inherit(const PortRecord& former) {
   if (former.mtu && !mtu_) {
     if (auto told = set_mtu(*former.mtu); !told) log::warn("port {}: {}", name(), told.error().text());
   }
-}
-
-/// Memory of ours in which the Device records what is in flight.
-std::optional<virtio::InflightArea> Port::kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
-                                                    virtio::QueueSize size) {
-  if (state.kept && (state.kept->layout() != layout || state.kept->entries() != size)) state.kept.reset();
-  if (!state.kept) {
-    const std::uint64_t bytes = virtio::InflightArea::size(layout, size.entries());
-    auto region = [&]() -> Result<virtio::InflightRegion> {
-      CW_TRY(auto file, config_.state->open_file(queue_name(name(), queue), bytes));
-      return virtio::InflightRegion::adopt(layout, 1, size, std::move(file), 0, bytes);
-    }();
-    if (!region) {
-      if (log_limit_.allow()) {
-        log::error("port {} queue {}: what is in flight is not kept: {}", name(), number(queue), region.error().text());
-      }
-      return std::nullopt;
-    }
-    state.kept.emplace(std::move(*region));
-  }
-  return state.kept->area(QueueIndex{0}, layout, size);
-}
-
-bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring) {
-  if (!config_.state) return false;
-  const auto area = kept_area(queue, state, ring.layout(), ring.size);
-  if (!area) return false;
-  ring.record = std::make_shared<const virtio::InflightArea>(*area);
-  if (!std::exchange(state.resumes, false)) return false;
-  // The driver may have been reset while nobody was here: then its rings lie where they lay, and are new.
-  if (ring.layout() == virtio::Layout::packed && !virtio::has_been_used(ring, *memory_)) return false;
-  auto recorded = virtio::recover(*area, ring, *memory_);
-  if (!recorded) {
-    log::warn("port {} queue {}: {}; resumes where the driver side says", name(), number(queue),
-              recorded.error().text());
-    return false;
-  }
-  if (!*recorded) return false;
-  run_again(queue, state, **recorded);
-  state.start = **recorded;
-  ring.start = std::move(**recorded);
-  return true;
 }
 
 }  // namespace causeway::port
