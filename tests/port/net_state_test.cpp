@@ -50,6 +50,7 @@ struct NetStateTest : ::testing::TestWithParam<virtio::FeatureSet> {
   /// The process of B's port dies and is started again.
   void restart() {
     port_b.reset();
+    b->lose_port();
     state.reset();
     open();
     if (auto record = value_or_die(port::load_record(*state, "b"))) {
@@ -158,7 +159,7 @@ TEST_P(NetStateTest, AnotherDriverStartsAfreshAndTheReportSaysInWhatItDiffers) {
   FakeGuestConfig other = guest_config();
   other.ring_size = 32;
   other.features = other.features.with(NetFeature::mrg_rxbuf);
-  const auto gone = std::move(b);
+  const auto gone = std::move(b);  // lives on, and with it its memory
   b = value_or_die(FakeGuest::plug_in(*port_b, other));
   send(kStranger, 90);
   EXPECT_EQ(arrived(), 90U) << "it is promiscuous, as every new driver";
@@ -166,13 +167,12 @@ TEST_P(NetStateTest, AnotherDriverStartsAfreshAndTheReportSaysInWhatItDiffers) {
   EXPECT_THAT(differences, Contains(HasSubstr("newly {mrg_rxbuf}")));
   EXPECT_THAT(differences, Contains(HasSubstr("the same are 0")));
   EXPECT_THAT(differences, Contains(HasSubstr("queue 0: a ring of 32 entries, before 64")));
-  b.reset();
-  port_b.reset();
 }
 
 TEST_P(NetStateTest, WhatIsNoLongerOfferedIsNamedAndRefused) {
   const port::PortRecord record = port_b->record();
   port_b.reset();
+  b->lose_port();
   const net::NicConfig config{
       .name = "soft-a", .mac = kMacB, .queue_pairs = 1, .mtu = std::nullopt, .largest_ring = 32};
   std::vector<std::unique_ptr<vdpa::Device>> devices;

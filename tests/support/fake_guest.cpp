@@ -35,7 +35,7 @@ Result<std::unique_ptr<FakeGuest>> FakeGuest::plug_in(port::Port& port, FakeGues
 }
 
 FakeGuest::~FakeGuest() {
-  port_->detach();
+  if (port_ != nullptr) port_->detach();
 }
 
 Result<void> FakeGuest::start() {

@@ -32,7 +32,9 @@ class FakeGuest final : public port::DriverSide {
   static Result<std::unique_ptr<FakeGuest>> plug_in(port::Port& port, FakeGuestConfig config);
   ~FakeGuest() override;
 
-  /// Its port has died; goes on with another one, which it tells what a front-end that reconnects does. Thread: the
+  /// Its port has died, and is not there any more.
+  void lose_port() { port_ = nullptr; }
+  /// After lose_port: goes on with another one, which it tells what a front-end that reconnects does. Thread: the
   /// port's control thread.
   Result<void> move_to(port::Port& port);
   /// Another process has taken its port over; the guest knows nothing of that, only this object must.
