@@ -58,6 +58,7 @@ Result<Child> Child::start(const std::filesystem::path& program, std::span<const
   std::vector<std::string> words{program.native()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> raw;
+  raw.reserve(words.size() + 1);
   for (std::string& word : words) raw.push_back(word.data());
   raw.push_back(nullptr);
   SpawnPlan plan;

@@ -117,8 +117,8 @@ void Worker::loop(const std::stop_token& stop) {
     }
     // A look at a ring takes its cache line away from the driver that is writing it: look less often, find more.
     relax();
-    if (config_.polling == Polling::poll) continue;
-    if (config_.polling == Polling::adaptive) {
+    if (config_.polling == Polling::poll && !resting_) continue;
+    if (config_.polling == Polling::adaptive && !resting_) {
       const auto now = Clock::now();
       if (!idle) {
         idle = true;

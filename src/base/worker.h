@@ -73,6 +73,12 @@ class Worker {
   Result<void> watch_level(const OwnedFd& fd);
   void unwatch(const OwnedFd& fd);
 
+  /// A worker at rest sleeps whenever it has nothing to do, however it is to poll: its processor is another's for a
+  /// while. Thread: any but the worker's.
+  void rest(bool resting) {
+    run([this, resting] { resting_ = resting; });
+  }
+
   const WorkerConfig& config() const { return config_; }
   WorkerStats stats() const;
 
@@ -89,6 +95,7 @@ class Worker {
   EventFd wake_;
   OwnedFd epoll_;
   std::vector<Task*> tasks_;
+  bool resting_ = false;
 
   std::mutex mail_mutex_;
   std::condition_variable mail_done_;

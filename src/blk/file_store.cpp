@@ -30,14 +30,16 @@ Result<OwnedFd> open_file(const FileStoreConfig& config) {
 }
 
 Result<void> lock(const OwnedFd& file, const FileStoreConfig& config) {
-  constexpr std::chrono::milliseconds kStep(10);
+  // That of a process that was killed comes back with the end of its last operation: a matter of milliseconds.
+  constexpr std::chrono::milliseconds kStep(1);
+  constexpr std::chrono::milliseconds kWorthTelling(50);
   const int operation = (config.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB;
   for (auto waited = std::chrono::milliseconds(0); ::flock(file.borrow(), operation) != 0; waited += kStep) {
     if (errno != EWOULDBLOCK && errno != EINTR) return fail(system_error("lock '" + config.path.native() + "'"));
     if (waited >= config.lock_patience) {
       return fail(Errc::busy, fmt::format("'{}' is in use by another process", config.path.native()));
     }
-    if (waited == kStep) log::info("'{}' is in use; waiting for it", config.path.native());
+    if (waited == kWorthTelling) log::info("'{}' is in use; waiting for it", config.path.native());
     std::this_thread::sleep_for(kStep);
   }
   return {};

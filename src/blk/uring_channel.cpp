@@ -39,12 +39,12 @@ bool is_unsupported(int error) {
 
 Result<std::unique_ptr<Channel>> UringChannel::open(const OwnedFd& file, std::uint32_t depth, std::uint32_t alignment) {
   CW_TRY(auto event, EventFd::make());
-  std::unique_ptr<UringChannel> channel(new UringChannel(std::move(event), depth, alignment));
-  CW_CHECK(channel->start(file, depth));
+  std::unique_ptr<UringChannel> channel(new UringChannel(file, std::move(event), depth, alignment));
+  CW_CHECK(channel->start(depth));
   return channel;
 }
 
-Result<void> UringChannel::start(const OwnedFd& file, std::uint32_t depth) {
+Result<void> UringChannel::start(std::uint32_t depth) {
   // The submission ring needs room for one pass only: a full one is handed over.
   const unsigned entries = std::min<unsigned>(std::bit_ceil(depth), 256);
   io_uring_params parameters{};
@@ -61,10 +61,6 @@ Result<void> UringChannel::start(const OwnedFd& file, std::uint32_t depth) {
   if (error < 0) return fail(system_error("io_uring_setup", -error));
   is_open_ = true;
   ::io_uring_ring_dontfork(&ring_);
-  const int raw = file.borrow();
-  if (const int failed = ::io_uring_register_files(&ring_, &raw, 1); failed < 0) {
-    return fail(system_error("io_uring_register_files", -failed));
-  }
   // Its own descriptor would do for epoll, were it not for DEFER_TASKRUN, which wakes nobody who polls it.
   if (const int failed = ::io_uring_register_eventfd(&ring_, event_.fd().borrow()); failed < 0) {
     return fail(system_error("io_uring_register_eventfd", -failed));
@@ -125,9 +121,9 @@ bool UringChannel::take_bounce(Slot& slot) {
 void UringChannel::prepare(Slot& slot) {
   io_uring_sqe* const entry = next_entry();
   const Operation& operation = *slot.operation;
-  constexpr int kFile = 0;  // its number among the registered files
+  const int file = file_.borrow();
   const auto range = [&](int mode) {
-    ::io_uring_prep_fallocate(entry, kFile, mode, static_cast<off_t>(operation.offset),
+    ::io_uring_prep_fallocate(entry, file, mode, static_cast<off_t>(operation.offset),
                               static_cast<off_t>(operation.length));
   };
   switch (operation.kind) {
@@ -136,7 +132,7 @@ void UringChannel::prepare(Slot& slot) {
       prepare_transfer(slot, entry);
       break;
     case Operation::Kind::flush:
-      ::io_uring_prep_fsync(entry, kFile, IORING_FSYNC_DATASYNC);
+      ::io_uring_prep_fsync(entry, file, IORING_FSYNC_DATASYNC);
       break;
     case Operation::Kind::discard:
       range(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
@@ -151,7 +147,6 @@ void UringChannel::prepare(Slot& slot) {
       }
       break;
   }
-  ::io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
   ::io_uring_sqe_set_data(entry, &slot);
   has_unsubmitted_ = true;
 }
@@ -173,18 +168,19 @@ void UringChannel::prepare_transfer(Slot& slot, io_uring_sqe* entry) {
       if (slot.parts.size() == IOV_MAX) break;
     }
   }
+  const int file = file_.borrow();
   const auto count = static_cast<unsigned>(slot.parts.size());
   const std::uint64_t at = operation.offset + slot.progress;
   if (count == 1) {
     // Without a list of one to be fetched.
     const iovec& only = slot.parts.front();
     const auto bytes = static_cast<unsigned>(only.iov_len);
-    operation.kind == Operation::Kind::read ? ::io_uring_prep_read(entry, 0, only.iov_base, bytes, at)
-                                            : ::io_uring_prep_write(entry, 0, only.iov_base, bytes, at);
+    operation.kind == Operation::Kind::read ? ::io_uring_prep_read(entry, file, only.iov_base, bytes, at)
+                                            : ::io_uring_prep_write(entry, file, only.iov_base, bytes, at);
   } else if (operation.kind == Operation::Kind::read) {
-    ::io_uring_prep_readv(entry, 0, slot.parts.data(), count, at);
+    ::io_uring_prep_readv(entry, file, slot.parts.data(), count, at);
   } else {
-    ::io_uring_prep_writev(entry, 0, slot.parts.data(), count, at);
+    ::io_uring_prep_writev(entry, file, slot.parts.data(), count, at);
   }
 }
 
@@ -193,7 +189,7 @@ void UringChannel::prepare_filling(Slot& slot, io_uring_sqe* entry) {
   iovec part = zeros();
   part.iov_len = std::min<std::uint64_t>(part.iov_len, operation.length - slot.progress);
   slot.parts.assign(1, part);
-  ::io_uring_prep_writev(entry, 0, slot.parts.data(), 1, operation.offset + slot.progress);
+  ::io_uring_prep_writev(entry, file_.borrow(), slot.parts.data(), 1, operation.offset + slot.progress);
 }
 
 bool UringChannel::flush() {

@@ -49,9 +49,9 @@ class UringChannel final : public Channel {
     bool fills_by_writing = false;  // a zero or unmap that the file cannot do otherwise
   };
 
-  UringChannel(EventFd event, std::uint32_t depth, std::uint32_t alignment)
-      : alignment_(alignment), event_(std::move(event)), slots_(depth) {}
-  Result<void> start(const OwnedFd& file, std::uint32_t depth);
+  UringChannel(const OwnedFd& file, EventFd event, std::uint32_t depth, std::uint32_t alignment)
+      : file_(file), alignment_(alignment), event_(std::move(event)), slots_(depth) {}
+  Result<void> start(std::uint32_t depth);
   io_uring_sqe* next_entry();
   void prepare(Slot& slot);
   void prepare_transfer(Slot& slot, io_uring_sqe* entry);
@@ -63,6 +63,9 @@ class UringChannel final : public Channel {
   bool finish(Slot& slot, int error);
   Operation* release(Slot& slot);
 
+  /// Not one of the ring's registered files: those the kernel closes, and gives their locks back, only some time after
+  /// the process has been killed, and the next one could not begin.
+  const OwnedFd& file_;
   std::uint32_t alignment_;
   io_uring ring_{};
   bool is_open_ = false;

@@ -85,6 +85,7 @@ class Graph {
   Result<void> make_switches(const config::Config& config);
   Result<std::vector<std::unique_ptr<vdpa::Device>>> make_devices(PortEntry& entry, Shelf& shelf);
   Result<void> make_port(PortEntry& entry, Shelf& shelf);
+  void rest_workers(bool resting);
   Result<void> make_objects(const config::Config& config, Shelf& shelf);
   Result<void> start_port(PortEntry& entry, Former former);
   Result<void> restore_port(PortEntry& entry) const;

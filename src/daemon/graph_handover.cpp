@@ -60,7 +60,13 @@ void Graph::hand_over(ParcelWriter& estate, const OwnedFd& control, port::Record
   }
 }
 
+/// Workers of both processes are pinned to the same processors: those without queues must leave them to the others.
+void Graph::rest_workers(bool resting) {
+  for (const auto& worker : workers_) worker->rest(resting);
+}
+
 Result<void> Graph::take_over(ParcelReader& ports) {
+  rest_workers(true);
   const auto count = ports.count(sizeof(std::uint32_t));
   for (std::uint32_t i = 0; i < count; ++i) {
     const std::string name = ports.text();
@@ -76,6 +82,7 @@ Result<void> Graph::take_over(ParcelReader& ports) {
 }
 
 void Graph::pause(ParcelWriter& positions) {
+  rest_workers(true);
   for (PortEntry& entry : ports_) {
     if (!entry.serves()) continue;
     positions.text(entry.config.name);
@@ -84,6 +91,7 @@ void Graph::pause(ParcelWriter& positions) {
 }
 
 Result<void> Graph::start_at(ParcelReader& positions) {
+  rest_workers(false);
   const auto inherited = static_cast<std::size_t>(std::ranges::count_if(ports_, &PortEntry::serves));
   for (std::size_t i = 0; i < inherited && !positions.has_failed(); ++i) {
     const std::string name = positions.text();
@@ -97,6 +105,7 @@ Result<void> Graph::start_at(ParcelReader& positions) {
 }
 
 void Graph::go_on() {
+  rest_workers(false);
   for (PortEntry& entry : ports_) {
     if (entry.serves()) entry.port->go_on(true);
   }

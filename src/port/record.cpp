@@ -20,7 +20,9 @@ constexpr std::uint32_t kCurrent = std::to_underlying(RecordFormat::current);
 /// Of the head without its last field, and of what follows.
 std::uint32_t checksum(std::span<const std::byte> head, std::span<const std::byte> body) {
   const auto add = [](uLong sum, std::span<const std::byte> bytes) {
-    return crc32_z(sum, static_cast<const Bytef*>(static_cast<const void*>(bytes.data())), bytes.size());
+    std::vector<Bytef> raw(bytes.size());
+    std::ranges::transform(bytes, raw.begin(), [](std::byte byte) { return std::to_integer<Bytef>(byte); });
+    return crc32_z(sum, raw.data(), raw.size());
   };
   return static_cast<std::uint32_t>(add(add(crc32_z(0, nullptr, 0), head), body));
 }

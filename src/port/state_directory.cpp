@@ -74,7 +74,7 @@ Result<std::shared_ptr<StateDirectory>> StateDirectory::open(std::filesystem::pa
 
 Result<void> StateDirectory::save(std::string_view name, std::span<const std::byte> bytes) const {
   const auto unfinished = path_of(std::string(name).append(kUnfinished));
-  const auto done = [&]() -> Result<void> {
+  auto done = [&]() -> Result<void> {
     CW_TRY(const auto file, open_raw(unfinished, O_WRONLY | O_CREAT | O_TRUNC));
     CW_CHECK(write_all(file, bytes, unfinished));
     if (::rename(unfinished.c_str(), path_of(name).c_str()) == 0) return {};

@@ -27,8 +27,9 @@ class Connector {
 
   /// Waits for a back-end, at most `patience`. Errc::gone: none came.
   Result<UnixSocket> wait(std::chrono::milliseconds patience);
-  /// Looks for a back-end in the background until one is there, then calls `on_found` once, from the loop. A search
-  /// that follows another one without `settled` in between begins later and later.
+  /// Looks for a back-end in the background until one is there, then calls `on_found` once, from the loop. The search
+  /// begins at once, but not sooner than kFirstBackOff after the last one has ended, and later and later when that
+  /// one was not followed by `settled`.
   void seek(OnFound on_found);
   /// What was found is good.
   void settled() { back_off_ = kFirstBackOff; }
@@ -39,13 +40,14 @@ class Connector {
  private:
   Connector(Loop& loop, std::filesystem::path path) : loop_(loop), path_(std::move(path)) {}
   Result<UnixSocket> try_once() const;
-  void try_later();
+  void try_after(std::chrono::milliseconds delay);
   void on_turn();
 
   Loop& loop_;
   std::filesystem::path path_;
   std::optional<UnixListener> listener_;  // role listen
   std::chrono::milliseconds back_off_ = kFirstBackOff;
+  std::chrono::steady_clock::time_point found_ = std::chrono::steady_clock::now();
   OnFound on_found_;
   std::optional<Loop::Registration> watch_;  // of the listener; destroyed before it
   std::optional<Loop::Registration> retry_;
