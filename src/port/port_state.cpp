@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace causeway::port {
 namespace {
@@ -160,7 +161,9 @@ void Port::meet_former(QueueIndex queue, Queue& state) {
       log::info("port {}: another driver than before, which starts afresh: {}", name(), fmt::join(differences_, "; "));
     }
   }
-  state.resumes = is_back && former_->queues[index].started;
+  if (!is_back) return;
+  // Once: should the driver stop the queue and start it again, it says itself where that resumes.
+  state.resumes = std::exchange(former_->queues[index].started, false);
 }
 
 void Port::inherit(const PortRecord& former) {
