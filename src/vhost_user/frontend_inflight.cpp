@@ -30,8 +30,11 @@ Result<void> Frontend::share_record(RemoteBackend& remote, QueueIndex index, Que
       forget_record();
     }
     CW_CHECK(hand_over_record(remote));
-    // Set up again: without a record, a position must say by itself what is in flight.
-    if (!tracks(remote)) CW_CHECK(set_up(remote, index, queue));
+    for (auto& [other, waiting] : queues_) {
+      // Set up again: without a record, a position must say by itself what is in flight.
+      const bool is_waiting = !waiting.started && std::ranges::find(paused, other) == paused.end();
+      if (is_waiting && !tracks(remote)) CW_CHECK(set_up(remote, other, waiting));
+    }
     for (const QueueIndex other : paused) {
       auto goes_on = set_up(remote, other, queues_.at(other));
       if (goes_on) goes_on = apply_enabled(remote, other, queues_.at(other));

@@ -174,6 +174,18 @@ TEST_F(ARecord, IsDoneWithoutWhereTheBackendRefusesIt) {
   EXPECT_EQ(seen(Request::get_inflight_fd), 1u) << "the next one is asked again";
 }
 
+TEST_F(ARecord, CannotBeToldToASuccessorThatRefusesIt) {
+  meet();
+  start(0);
+  ASSERT_TRUE(start_ring(1, ring(1)));
+  take_two();  // of queue 0; neither is what the available ring says at this place
+  die();
+  come({{Request::set_inflight_fd, {.bytes = encode_failure(32)}}});
+  ASSERT_TRUE(run_until([&] { return seen(Request::set_inflight_fd) > 0; }));
+  for (int i = 0; i < 50; ++i) loop_->run_ready();
+  EXPECT_EQ(seen(Request::set_vring_kick), 0u);
+}
+
 TEST_F(ARecord, ComesWithOneDescriptor) {
   const InflightAnswer good{.region = {}, .payload_size = 24, .file = {}};
   meet({{Request::get_inflight_fd, {.bytes = encode_reply(31, good), .descriptors = 2}}});
