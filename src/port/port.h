@@ -242,6 +242,7 @@ class Port {
   Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
   Result<QueueState> recover_state(QueueIndex queue, const Queue& state) const;
+  Result<QueueState> state_left(std::size_t slot, QueueIndex queue, Queue& state) const;
   Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();

@@ -75,6 +75,14 @@ void Port::fail_queue(QueueIndex queue, const Error& reason) {
   }
 }
 
+/// Where a queue stands whose Device has gone.
+Result<QueueState> Port::state_left(std::size_t slot, QueueIndex queue, Queue& state) const {
+  auto left = slots_[slot].device->last_state(queue);
+  if (!left) return recover_state(queue, state);
+  note_run_again(queue, state, *left);
+  return *std::move(left);
+}
+
 void Port::on_device_gone(std::size_t slot, const Error& reason) {
   log::error("port {}: device {} is gone: {}", name(), slots_[slot].device->info().name, reason.text());
   slots_[slot].unusable = reason.text();
@@ -86,7 +94,7 @@ void Port::on_device_gone(std::size_t slot, const Error& reason) {
       state.slot = next;
       continue;
     }
-    auto position = recover_state(QueueIndex{i}, state);
+    auto position = state_left(slot, QueueIndex{i}, state);
     if (!position) {
       fail_queue(QueueIndex{i}, position.error());
       continue;

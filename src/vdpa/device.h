@@ -147,6 +147,10 @@ class Device {
   /// is working on (a disk: for its storage), never for the driver.
   virtual Result<QueueState> stop_queue(QueueIndex queue, StopMode mode) = 0;
 
+  /// Where a queue stood when the Device went, where the Device kept a record of its own; from device_gone on. Nothing:
+  /// whoever owns the ring finds out by itself.
+  virtual std::optional<QueueState> last_state(QueueIndex /*queue*/) const { return std::nullopt; }
+
   /// The queue's doorbell, where there is one.
   virtual std::optional<NotifyArea> notify_area(QueueIndex /*queue*/) const { return std::nullopt; }
   /// Which queue is the control virtqueue once `features` are negotiated; the Port reads it and calls `control`.

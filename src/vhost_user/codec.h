@@ -43,11 +43,17 @@ struct Outgoing {
 };
 Outgoing encode(const FrontendMessage& message, bool need_reply);
 
-/// Checks and decodes the reply to `request`: its number, its size, and that no descriptor came with it. An
-/// acknowledgement is a `U64Answer`, 0 for success; a GET_CONFIG that the back-end refuses is a `Done`.
-/// Errc::peer_violation names the message: the connection cannot go on.
+/// The descriptors that came along with a reply. The first one is kept: no reply is due to bring more. Value type.
+struct ReplyFiles {
+  std::size_t count = 0;
+  std::shared_ptr<const OwnedFd> first;
+};
+/// Checks and decodes the reply to `request`: its number, its size, and what descriptors came with it. An
+/// acknowledgement is a `U64Answer`, 0 for success; a GET_CONFIG that the back-end refuses is a `Done`; a back-end that
+/// has no in-flight memory to give may leave the descriptor out. Errc::peer_violation names the message: the connection
+/// cannot go on.
 Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
-                            std::size_t descriptors);
+                            const ReplyFiles& files);
 
 /// A reply to the message of this number, header included. `Done` is the acknowledgement 0.
 Bytes encode_reply(std::uint32_t request, const Answer& answer);

@@ -36,6 +36,18 @@ Result<Answer> config_answer(std::string_view name, std::span<const std::byte> b
   return Answer(ConfigAnswer{.offset = head.offset, .flags = head.flags, .bytes = Bytes(bytes.begin(), bytes.end())});
 }
 
+Result<Answer> inflight_answer(const MessageSpec& spec, std::span<const std::byte> body, const ReplyFiles& files) {
+  if (body.size() < spec.min_size || body.size() > spec.max_size) {
+    return violation(spec.name,
+                     fmt::format("a reply of {} bytes, must be {} to {}", body.size(), spec.min_size, spec.max_size));
+  }
+  const InflightDescription region{.size = read<std::uint64_t>(body),
+                                   .offset = read<std::uint64_t>(body.subspan(8)),
+                                   .queues = read<std::uint16_t>(body.subspan(16)),
+                                   .entries = read<std::uint16_t>(body.subspan(18))};
+  return Answer(InflightAnswer{.region = region, .payload_size = body.size(), .file = files.first});
+}
+
 Result<void> check_reply_size(std::string_view name, std::size_t due, std::size_t size) {
   if (due == size) return {};
   return violation(name, fmt::format("a reply of {} bytes, must be {}", size, due));
@@ -44,13 +56,16 @@ Result<void> check_reply_size(std::string_view name, std::size_t due, std::size_
 }  // namespace
 
 Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
-                            std::size_t descriptors) {
+                            const ReplyFiles& files) {
   const MessageSpec& spec = spec_of(request);
   if (header.request != spec.id) {
     return violation(spec.name, fmt::format("answered by a reply to {}", name_of_request(header.request)));
   }
-  if (descriptors != 0)
-    return violation(spec.name, fmt::format("a reply with {} descriptors, takes none", descriptors));
+  const std::size_t most = spec.reply == Reply::inflight ? 1 : 0;
+  if (files.count > most) {
+    return violation(spec.name,
+                     fmt::format("a reply with {} descriptors, takes {}", files.count, most == 0 ? "none" : "one"));
+  }
   switch (spec.reply) {
     case Reply::ack_if_asked:
     case Reply::u64_value:
@@ -67,6 +82,7 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
     case Reply::config:
       return config_answer(spec.name, body);
     case Reply::inflight:
+      return inflight_answer(spec, body, files);
     case Reply::other:
       break;
   }

@@ -82,7 +82,8 @@ Result<std::unique_ptr<RemoteBackend>> Frontend::negotiate(UnixSocket socket) {
   return RemoteBackend::negotiate(loop_, std::move(socket),
                                   {.name = "device " + config_.name,
                                    .patience = config_.patience,
-                                   .inband_notifications = config_.inband_notifications},
+                                   .inband_notifications = config_.inband_notifications,
+                                   .in_flight = config_.type != DeviceType::net},
                                   *this);
 }
 
@@ -207,6 +208,7 @@ Result<void> Frontend::set_status(vdpa::Status status) {
       log::warn("device {}: {}", info_.name, stopped.error().text());
     queues_.erase(queue);
   }
+  forget_record();
   features_.reset();
   mtu_.reset();
   status_ = vdpa::Status::reset;

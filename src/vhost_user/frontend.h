@@ -8,6 +8,7 @@
 #include "vhost_user/connector.h"
 #include "vhost_user/remote_backend.h"
 #include "vhost_user/role.h"
+#include "virtio/inflight.h"
 
 #include <array>
 #include <chrono>
@@ -50,7 +51,11 @@ struct FrontendConfig {
 /// Without `reconnect`, a back-end that leaves has left for good: the observer is told, set_features and whatever
 /// concerns a queue fail with Errc::gone, the rest succeeds and does nothing. With `reconnect`, requests succeed while
 /// nobody is there: they take effect when the back-end comes, and stop_queue answers with the position that the ring
-/// itself shows. Then the queues run again from there, with one kick and one call each. Thread: control.
+/// itself shows. Then the queues run again from there, with one kick and one call each.
+///
+/// A back-end that can (INFLIGHT_SHMFD) records what is in flight, in memory that stays here when it dies: its
+/// successor runs exactly that again, and a queue that goes on elsewhere takes it along. Not those of network devices:
+/// frames may be lost or repeated, and DPDK's back-end offers the record and keeps none. Thread: control.
 class Frontend final : public vdpa::Device, private RemoteEvents {
  public:
   /// Waits for the back-end, then negotiates. Errc::gone: none came in time, or it left; Errc::not_supported: it lacks
@@ -82,6 +87,7 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<void> enable_queue(QueueIndex queue, bool enabled) override;
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call) override;
   Result<vdpa::QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode) override;
+  std::optional<vdpa::QueueState> last_state(QueueIndex queue) const override;
   std::optional<QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   /// None: the protocol has no counters.
@@ -95,7 +101,8 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
     vdpa::QueueSetup setup;
     bool enabled = false;
     bool runs = false;         // enable_queue has been called
-    bool started = false;      // and this back-end has been told to start it
+    bool started = false;      // and this back-end, or the last one, has been told to start it: the ring may have moved
+    bool is_recorded = false;  // the record says where it stands
     std::optional<ErrFd> err;  // not in-band: the back-end signals that the ring broke
     std::optional<Loop::Registration> watch_err;
     std::optional<Loop::Registration> watch_kick;  // in-band
@@ -130,10 +137,12 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   // frontend_queue.cpp
   Result<Queue*> find(QueueIndex queue);
   Result<memory::FrontendVa> frontend_address(memory::Iova address) const;
-  Result<RemoteRing> remote_ring(QueueIndex index, const Queue& queue) const;
+  Result<RemoteRing> remote_ring(QueueIndex index, const Queue& queue, bool is_tracked) const;
   Result<void> set_up(RemoteBackend& remote, QueueIndex index, const Queue& queue);
   void watch_ring(QueueIndex index, Queue& queue);
   Result<void> apply_enabled(RemoteBackend& remote, QueueIndex index, Queue& queue);
+  Result<void> start_ring(RemoteBackend& remote, QueueIndex index, Queue& queue);
+  Result<vdpa::QueueState> end_ring(QueueIndex index, const Queue& queue, vdpa::StopMode mode);
   void stop_queues_outside(const memory::MemoryMap& map);
   bool use_pairs(unsigned pairs);
   void fail_soon(QueueIndex queue, Error reason);
@@ -143,7 +152,22 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   void on_found(UnixSocket socket);
   Result<void> check_successor(const RemoteBackend& remote) const;
   Result<void> replay(RemoteBackend& remote);
+  Result<vdpa::QueueState> resume(QueueIndex index, Queue& queue);
   Result<void> replay_queues(RemoteBackend& remote);
+
+  // frontend_inflight.cpp
+  bool tracks(const RemoteBackend& remote) const;
+  bool record_fits() const;
+  Result<void> share_record(RemoteBackend& remote, QueueIndex index, Queue& queue);
+  Result<void> hand_over_record(RemoteBackend& remote);
+  Result<std::vector<QueueIndex>> pause_rings();
+  void forget_record();
+  std::optional<vdpa::QueueState> recorded_state(QueueIndex index, const Queue& queue) const;
+  Result<vdpa::QueueState> state_at(QueueIndex index, const Queue& queue, std::uint32_t position) const;
+  void keep_last_states();
+
+  /// What this back-end has been told of the record.
+  enum class RecordStage : std::uint8_t { nothing, shared, none_possible };
 
   Loop& loop_;
   FrontendConfig config_;
@@ -155,9 +179,12 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   bool is_driver_ok_told_ = false;  // to this back-end
   std::shared_ptr<const memory::MemoryMap> map_ = memory::MemoryMap::empty();
   std::map<QueueIndex, Queue> queues_;
-  std::uint16_t active_queues_ = 0;      // those of the queue pairs that the driver uses
-  std::optional<std::uint16_t> mtu_;     // as told by the driver side
-  std::vector<std::byte> config_space_;  // for a back-end that keeps none, and while none is there
+  std::optional<virtio::InflightRegion> record_;  // of what is in flight in these queues; outlives the back-end
+  RecordStage record_stage_ = RecordStage::nothing;
+  std::map<QueueIndex, vdpa::QueueState> last_states_;  // of a back-end that has left for good
+  std::uint16_t active_queues_ = 0;                     // those of the queue pairs that the driver uses
+  std::optional<std::uint16_t> mtu_;                    // as told by the driver side
+  std::vector<std::byte> config_space_;                 // for a back-end that keeps none, and while none is there
   std::uint32_t generation_ = 0;
 
   std::vector<std::pair<QueueIndex, Error>> failures_;  // to be told

@@ -1,20 +1,16 @@
 // A Frontend on the test's thread, and what it is connected to on a thread of its own, since its requests wait: our
-// own Backend with a FakeDevice, or a back-end whose every answer the test decides.
+// own Backend with a FakeDevice, or a back-end whose every answer the test decides (scripted_backend.h).
 #pragma once
 
 #include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
+#include "vhost_user/scripted_backend.h"
 #include "vhost_user/test_support.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <unistd.h>
-
-#include <atomic>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -23,18 +19,13 @@
 
 namespace causeway::vhost_user::testing {
 
-using std::chrono::milliseconds;
-
-inline std::filesystem::path test_socket() {
-  return fmt::format("/tmp/causeway-frontend-test-{}.sock", ::getpid());
-}
-
 /// Backend, Port and FakeDevice on a loop that runs in a thread.
 class FarSide {
  public:
-  explicit FarSide(std::uint16_t pairs = 1, BackendConfig config = {.path = test_socket(), .options = {}})
+  explicit FarSide(std::uint16_t pairs = 1, BackendConfig config = {.path = test_socket(), .options = {}},
+                   virtio::DeviceType type = virtio::DeviceType::net)
       : config_(std::move(config)) {
-    auto fake = std::make_unique<FakeDevice>(pairs);
+    auto fake = std::make_unique<FakeDevice>(pairs, "fake", type);
     device_ = fake.get();
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     devices.push_back(std::move(fake));
@@ -176,100 +167,6 @@ class FrontendTest : public ::testing::Test {
   std::optional<KickFd> kick_;
   std::optional<CallFd> call_;
   std::unique_ptr<Frontend> frontend_;
-};
-
-/// What a test has a back-end send instead of a reply.
-struct Retort {
-  Bytes bytes;                  ///< nothing: stays silent
-  std::size_t descriptors = 0;  ///< sent along
-  bool hangs_up = false;
-};
-
-/// A back-end in a thread that answers as a good one does, but for the requests for which a retort is given.
-class ScriptedBackend {
- public:
-  using Script = std::map<Request, Retort>;
-  ScriptedBackend(ProtocolFeatures offered, Script script)
-      : offered_(offered),
-        script_(std::move(script)),
-        listener_(*UnixListener::bind(test_socket())),
-        thread_([this](const std::stop_token& stop) { serve(stop); }) {}
-
-  /// The requests that have come, in order.
-  std::vector<Request> seen() {
-    const std::scoped_lock lock(mutex_);
-    return seen_;
-  }
-
- private:
-  void serve(const std::stop_token& stop) {
-    std::optional<UnixSocket> socket;
-    while (!stop.stop_requested() && !socket) {
-      if (auto accepted = listener_.accept()) socket.emplace(std::move(*accepted));
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    while (!stop.stop_requested() && socket && answer_one(stop, *socket)) continue;
-  }
-  bool read(const std::stop_token& stop, UnixSocket& socket, std::span<std::byte> to) {
-    while (!to.empty()) {
-      auto got = socket.receive(to);
-      if (!got || got->closed || stop.stop_requested()) return false;
-      for (auto& fd : got->fds) fds_.push_back(std::move(fd));
-      if (got->bytes == 0) std::this_thread::sleep_for(milliseconds(1));
-      to = to.subspan(got->bytes);
-    }
-    return true;
-  }
-  bool answer_one(const std::stop_token& stop, UnixSocket& socket) {
-    Bytes head(kHeaderSize);
-    if (!read(stop, socket, head)) return false;
-    const auto header = value_of<wire::Header>(head);
-    Bytes body(header.size);
-    if (!read(stop, socket, body)) return false;
-    const auto request = static_cast<Request>(header.request);
-    {
-      const std::scoped_lock lock(mutex_);
-      seen_.push_back(request);
-    }
-    if (const auto found = script_.find(request); found != script_.end()) {
-      const Retort& retort = found->second;
-      if (retort.hangs_up) return false;
-      const std::vector<const OwnedFd*> fds(retort.descriptors, &listener_.fd());
-      return retort.bytes.empty() || socket.send(retort.bytes, fds).has_value();
-    }
-    const Bytes reply = good_reply(request, header, body);
-    return reply.empty() || socket.send(reply).has_value();
-  }
-  Bytes good_reply(Request request, const wire::Header& header, const Bytes& body) const {
-    const auto number = header.request;
-    const auto features = virtio::FeatureSet{virtio::Feature::version_1}.with(kProtocolFeaturesBit);
-    switch (request) {
-      case Request::get_features:
-        return encode_reply(number, U64Answer{features.bits()});
-      case Request::get_protocol_features:
-        return encode_reply(number, U64Answer{offered_.bits()});
-      case Request::get_queue_num:
-        return encode_reply(number, U64Answer{1});
-      case Request::get_max_mem_slots:
-        return encode_reply(number, U64Answer{32});
-      case Request::get_status:
-        return encode_reply(number, U64Answer{0xf});
-      case Request::get_config:
-        return message(number, wire::kVersion | wire::kReplyFlag, body);
-      case Request::get_vring_base:
-        return message(number, wire::kVersion | wire::kReplyFlag, body);
-      default:
-        return (header.flags & wire::kNeedReplyFlag) != 0 ? encode_reply(number, Done{}) : Bytes();
-    }
-  }
-
-  ProtocolFeatures offered_;
-  Script script_;
-  UnixListener listener_;
-  std::mutex mutex_;
-  std::vector<Request> seen_;
-  std::vector<OwnedFd> fds_;
-  std::jthread thread_;
 };
 
 }  // namespace causeway::vhost_user::testing

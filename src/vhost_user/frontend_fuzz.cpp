@@ -76,8 +76,19 @@ class FuzzedBackend {
       default:
         break;
     }
+    if (header.request == std::to_underlying(Request::get_inflight_fd)) return send_record(body);
     const Bytes reply = good_reply(header, body);
     return reply.empty() || socket_.send(reply).has_value();
+  }
+  bool send_record(const Bytes& body) const {
+    const auto queues = value_of<std::uint16_t>(std::span(body).subspan(16));
+    const auto entries = value_of<std::uint16_t>(std::span(body).subspan(18));
+    const std::uint64_t size = queues * virtio::InflightArea::size(virtio::Layout::split, entries);
+    const auto file = std::make_shared<const OwnedFd>(*make_memfd("record", size));
+    const InflightAnswer answer{
+        .region = {.size = size, .offset = 0, .queues = queues, .entries = entries}, .payload_size = 24, .file = file};
+    const std::vector<const OwnedFd*> fds{file.get()};
+    return socket_.send(encode_reply(std::to_underlying(Request::get_inflight_fd), answer), fds).has_value();
   }
   static Bytes good_reply(const wire::Header& header, const Bytes& body) {
     const auto request = static_cast<Request>(header.request);
@@ -93,6 +104,7 @@ class FuzzedBackend {
         return encode_reply(header.request, U64Answer{0xf});
       case Request::get_config:
       case Request::get_vring_base:
+      case Request::get_vring_base_skip_drain:
         return message(header.request, wire::kVersion | wire::kReplyFlag, body);
       default:
         return (header.flags & wire::kNeedReplyFlag) != 0 ? encode_reply(header.request, Done{}) : Bytes();
@@ -137,7 +149,7 @@ void drive(Loop& loop, Frontend& device, const GuestMemory& guest) {
   pump();
   done(device.read_config(0, bytes));
   done(device.set_mtu(1500));
-  done(device.stop_queue(QueueIndex{0}, vdpa::StopMode::drain));
+  done(device.stop_queue(QueueIndex{0}, vdpa::StopMode::leave));
   pump();
   done(device.unmap(regions));
   done(device.set_status(vdpa::Status::reset));
@@ -151,7 +163,9 @@ void run(std::span<const std::byte> input) {
   FrontendConfig config;
   config.name = "fuzz";
   config.patience = std::chrono::milliseconds(5);
-  config.inband_notifications = !input.empty() && (std::to_integer<unsigned>(input.front()) & 1) != 0;
+  const unsigned kind = input.empty() ? 0 : std::to_integer<unsigned>(input.front());
+  config.inband_notifications = (kind & 1) != 0;
+  if ((kind & 2) != 0) config.type = virtio::DeviceType::block;
   auto [ours, theirs] = *UnixSocket::make_pair();
   const FuzzedBackend backend(std::move(theirs), input.empty() ? input : input.subspan(1));
   // Declared last: it hangs up first, so that the back-end's thread ends.

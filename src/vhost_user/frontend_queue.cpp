@@ -38,7 +38,7 @@ void Frontend::stop_queues_outside(const memory::MemoryMap& map) {
   for (auto& [index, queue] : queues_) {
     if (virtio::RingAreas::locate(queue.setup.ring, map)) continue;
     if (is_connected()) {
-      if (auto stopped = remote_->stop_ring(index); !stopped)
+      if (auto stopped = remote_->stop_ring(index, vdpa::StopMode::drain); !stopped)
         log::warn("device {}: {}", info_.name, stopped.error().text());
     }
     fail_soon(index, {.code = Errc::peer_violation, .what = "the memory of its ring is gone"});
@@ -62,12 +62,13 @@ Result<memory::FrontendVa> Frontend::frontend_address(memory::Iova address) cons
   return fail(Errc::peer_violation, fmt::format("ring address {} is in no memory region", address));
 }
 
-Result<RemoteRing> Frontend::remote_ring(QueueIndex index, const Queue& queue) const {
+Result<RemoteRing> Frontend::remote_ring(QueueIndex index, const Queue& queue, bool is_tracked) const {
   const virtio::RingConfig& ring = queue.setup.ring;
   CW_TRY(const auto descriptors, frontend_address(ring.descriptors));
   CW_TRY(const auto available, frontend_address(ring.available));
   CW_TRY(const auto used, frontend_address(ring.used));
-  CW_TRY(const std::uint32_t position, wire_position(ring, *map_));
+  const bool is_in_record = is_tracked && !ring.start.in_flight.empty();
+  CW_TRY(const std::uint32_t position, is_in_record ? recorded_position(ring, *map_) : wire_position(ring, *map_));
   return RemoteRing{.queue = index,
                     .entries = ring.size.entries(),
                     .position = position,
@@ -90,6 +91,7 @@ Result<void> Frontend::set_queue(QueueIndex index, vdpa::QueueSetup setup) {
               .enabled = false,
               .runs = false,
               .started = false,
+              .is_recorded = false,
               .err = {},
               .watch_err = {},
               .watch_kick = {}};
@@ -101,7 +103,7 @@ Result<void> Frontend::set_queue(QueueIndex index, vdpa::QueueSetup setup) {
 }
 
 Result<void> Frontend::set_up(RemoteBackend& remote, QueueIndex index, const Queue& queue) {
-  CW_TRY(const RemoteRing ring, remote_ring(index, queue));
+  CW_TRY(const RemoteRing ring, remote_ring(index, queue, tracks(remote)));
   return remote.set_up_ring(ring);
 }
 
@@ -136,6 +138,7 @@ Result<void> Frontend::enable_queue(QueueIndex index, bool enabled) {
 Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, Queue& queue) {
   using vdpa::Status;
   const bool enabled = queue.enabled && virtio::number(index) < active_queues_;
+  if (!queue.started) CW_CHECK(share_record(remote, index, queue));
   if (enabled && !is_driver_ok_told_) {
     // The driver side need not speak of status at all, yet a back-end that does starts only with DRIVER_OK.
     CW_CHECK(
@@ -143,8 +146,15 @@ Result<void> Frontend::apply_enabled(RemoteBackend& remote, QueueIndex index, Qu
     is_driver_ok_told_ = true;
   }
   CW_CHECK(remote.enable_ring(index, enabled));
-  if (queue.started) return {};
-  CW_CHECK(remote.start_ring(index, queue.setup.kick));
+  return queue.started ? Result<void>() : start_ring(remote, index, queue);
+}
+
+Result<void> Frontend::start_ring(RemoteBackend& remote, QueueIndex index, Queue& queue) {
+  if (auto started = remote.start_ring(index, queue.setup.kick); !started) {
+    // One that is lost on the way may have begun.
+    queue.started = !remote.is_open();
+    return started;
+  }
   queue.started = true;
   // The look at the ring that a start promises: a back-end may wait for a kick.
   if (queue.setup.kick) queue.setup.kick->signal();
@@ -161,15 +171,20 @@ Result<void> Frontend::set_call(QueueIndex index, std::optional<CallFd> call) {
   return {};
 }
 
-Result<vdpa::QueueState> Frontend::stop_queue(QueueIndex index, vdpa::StopMode /*mode*/) {
+Result<vdpa::QueueState> Frontend::stop_queue(QueueIndex index, vdpa::StopMode mode) {
   CW_TRY(Queue * queue, find(index));
   const Queue stopped = std::move(*queue);
   queues_.erase(index);
-  if (!stopped.runs) return stopped.setup.ring.start;
+  if (!stopped.started) return stopped.setup.ring.start;
+  return end_ring(index, stopped, mode);
+}
+
+Result<vdpa::QueueState> Frontend::end_ring(QueueIndex index, const Queue& queue, vdpa::StopMode mode) {
   Result<std::uint32_t> position = gone();
-  if (is_connected()) position = remote_->stop_ring(index);
-  if (position) return decode_position(stopped.setup.ring.layout(), *position);
-  if (config_.reconnect && !is_connected()) return state_in_ring(stopped.setup.ring, *map_);
+  if (is_connected()) position = remote_->stop_ring(index, mode);
+  if (position) return state_at(index, queue, *position);
+  if (auto recorded = recorded_state(index, queue)) return *std::move(recorded);
+  if (config_.reconnect && !is_connected()) return state_in_ring(queue.setup.ring, *map_);
   return fail(std::move(position).error());
 }
 

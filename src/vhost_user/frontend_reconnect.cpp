@@ -27,12 +27,15 @@ void Frontend::on_message(const BackendMessage& message) {
 void Frontend::on_end(const Error& why) {
   remote_.reset();
   is_driver_ok_told_ = false;
+  record_stage_ = RecordStage::nothing;
   if (config_.reconnect) {
     log::warn("device {}: {}; waiting for a back-end", info_.name, why.text());
     seek();
     return;
   }
+  keep_last_states();
   queues_.clear();
+  forget_record();
   features_.reset();
   map_ = memory::MemoryMap::empty();
   if (observer_ != nullptr) observer_->device_gone(why);
@@ -47,6 +50,7 @@ void Frontend::on_found(UnixSocket socket) {
     CW_TRY(auto remote, negotiate(std::move(socket)));
     CW_CHECK(check_successor(*remote));
     is_driver_ok_told_ = false;
+    record_stage_ = RecordStage::nothing;
     CW_CHECK(replay(*remote));
     remote_ = std::move(remote);
     return {};
@@ -91,19 +95,30 @@ Result<void> Frontend::replay(RemoteBackend& remote) {
   return remote.set_status(status_);
 }
 
+/// Where a queue goes on whose back-end has died.
+Result<vdpa::QueueState> Frontend::resume(QueueIndex index, Queue& queue) {
+  if (auto recorded = recorded_state(index, queue)) return *std::move(recorded);
+  // A record that says nothing must not contradict the ring either: it is begun anew.
+  queue.is_recorded = false;
+  return state_in_ring(queue.setup.ring, *map_);
+}
+
 Result<void> Frontend::replay_queues(RemoteBackend& remote) {
   for (auto& [index, queue] : queues_) {
-    queue.started = false;
-    if (queue.runs) {
-      auto state = state_in_ring(queue.setup.ring, *map_);
+    if (queue.started) {
+      auto state = resume(index, queue);
       if (!state) {
+        queue.runs = false;
         fail_soon(index, std::move(state).error());
         continue;
       }
       queue.setup.ring.start = std::move(*state);
     }
+    queue.started = false;
     CW_CHECK(set_up(remote, index, queue));
   }
+  // What it does not keep would soon be wrong.
+  if (!tracks(remote)) forget_record();
   for (auto& [index, queue] : queues_) {
     if (queue.runs) CW_CHECK(apply_enabled(remote, index, queue));
   }

@@ -217,11 +217,11 @@ ProtocolFeatures offered_protocol_features(bool inband_notifications) {
   return offered;
 }
 
-ProtocolFeatures accepted_protocol_features(bool inband_notifications) {
-  // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner,
-  // and but for what is in flight.
-  return offered_protocol_features(inband_notifications)
-      .minus({PF::gpa_addresses, PF::inflight_shmfd, PF::get_vring_base_inflight, PF::get_vring_base_skip_drain});
+ProtocolFeatures accepted_protocol_features(bool inband_notifications, bool in_flight) {
+  // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner.
+  const auto accepted = offered_protocol_features(inband_notifications).minus({PF::gpa_addresses});
+  if (in_flight) return accepted;
+  return accepted.minus({PF::inflight_shmfd, PF::get_vring_base_inflight, PF::get_vring_base_skip_drain});
 }
 
 std::size_t max_payload() {

@@ -238,8 +238,8 @@ std::string_view name_of(FdRule rule);
 /// What we offer. In-band notifications only when asked for: QEMU accepts them without implementing them.
 ProtocolFeatures offered_protocol_features(bool inband_notifications);
 
-/// What we accept as a front-end, of what a back-end offers.
-ProtocolFeatures accepted_protocol_features(bool inband_notifications);
+/// What we accept as a front-end, of what a back-end offers. `in_flight`: what records requests in flight, too.
+ProtocolFeatures accepted_protocol_features(bool inband_notifications, bool in_flight);
 
 /// The largest payload of any message, in bytes; a header that announces more ends the connection.
 std::size_t max_payload();

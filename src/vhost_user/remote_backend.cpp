@@ -46,9 +46,16 @@ Result<void> RemoteBackend::agree() {
     return fail(Errc::not_supported, "the back-end does not speak protocol features (feature bit 30)");
   }
   CW_TRY(const std::uint64_t extensions, ask_u64(GetProtocolFeatures{}));
-  ProtocolFeatures agreed(extensions & accepted_protocol_features(options_.inband_notifications).bits());
+  ProtocolFeatures agreed(extensions &
+                          accepted_protocol_features(options_.inband_notifications, options_.in_flight).bits());
   if (!agreed.has(ProtocolFeature::reply_ack) || !agreed.has(ProtocolFeature::backend_req)) {
     agreed = agreed.minus({ProtocolFeature::inband_notifications});
+  }
+  // With GET_VRING_BASE_INFLIGHT alone every stop would leave requests in flight: a front-end could drain no more.
+  const ProtocolFeatures choice{ProtocolFeature::inflight_shmfd, ProtocolFeature::get_vring_base_inflight,
+                                ProtocolFeature::get_vring_base_skip_drain};
+  if (!choice.minus(agreed).is_empty()) {
+    agreed = agreed.minus(choice.minus({ProtocolFeature::inflight_shmfd}));
   }
   CW_CHECK(tell(SetProtocolFeatures{agreed}));
   protocol_ = agreed;
@@ -225,12 +232,15 @@ Result<void> RemoteBackend::start_ring(QueueIndex queue, std::optional<KickFd> k
   return come_so_far();
 }
 
-Result<std::uint32_t> RemoteBackend::stop_ring(QueueIndex queue) {
-  CW_TRY(const auto answer, requester_.ask(GetVringBase{queue}));
+Result<std::uint32_t> RemoteBackend::stop_ring(QueueIndex queue, vdpa::StopMode mode) {
+  const bool leaves = mode == vdpa::StopMode::leave && has(ProtocolFeature::get_vring_base_skip_drain);
+  const FrontendMessage message = leaves ? FrontendMessage(GetVringBaseSkipDrain{queue}) : GetVringBase{queue};
+  CW_TRY(const auto answer, requester_.ask(message));
   const auto& base = std::get<VringBaseAnswer>(answer);
   if (base.queue != queue) {
-    return requester_.refuse(Request::get_vring_base, fmt::format("the position of queue {} comes for queue {}",
-                                                                  virtio::number(base.queue), virtio::number(queue)));
+    const auto request = leaves ? Request::get_vring_base_skip_drain : Request::get_vring_base;
+    return requester_.refuse(request, fmt::format("the position of queue {} comes for queue {}",
+                                                  virtio::number(base.queue), virtio::number(queue)));
   }
   return base.position;
 }
@@ -247,6 +257,35 @@ Result<void> RemoteBackend::set_call(QueueIndex queue, std::optional<CallFd> cal
 Result<void> RemoteBackend::kick(QueueIndex queue) {
   CW_CHECK(need(Request::vring_kick));
   return requester_.tell(VringKick{queue}, false);
+}
+
+// --- The record of what is in flight --------------------------------------------------------------------------------
+
+Result<virtio::InflightRegion> RemoteBackend::make_record(virtio::Layout layout, std::uint16_t queues,
+                                                          virtio::QueueSize entries) {
+  CW_CHECK(need(Request::get_inflight_fd));
+  const InflightDescription wanted{.size = 0, .offset = 0, .queues = queues, .entries = entries.entries()};
+  CW_TRY(const auto answer, requester_.ask(GetInflightFd{.wanted = wanted, .payload_size = 0}));
+  const auto& given = std::get<InflightAnswer>(answer);
+  if (given.region.size == 0 || !given.file) {
+    return fail(Errc::not_supported, "GET_INFLIGHT_FD: the back-end gives no memory");
+  }
+  CW_TRY(auto file, given.file->duplicate());
+  auto region =
+      virtio::InflightRegion::adopt(layout, queues, entries, std::move(file), given.region.offset, given.region.size);
+  if (region) return region;
+  return fail(Errc::not_supported, fmt::format("GET_INFLIGHT_FD: {}", region.error().text()));
+}
+
+Result<void> RemoteBackend::use_record(const virtio::InflightRegion& record) {
+  CW_CHECK(need(Request::set_inflight_fd));
+  CW_TRY(auto file, record.file()->duplicate());
+  CW_CHECK(tell(SetInflightFd{.region = {.size = record.size(),
+                                         .offset = record.offset(),
+                                         .queues = record.queues(),
+                                         .entries = record.entries().entries()},
+                              .file = std::move(file)}));
+  return come_so_far();
 }
 
 }  // namespace causeway::vhost_user

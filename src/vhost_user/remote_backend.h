@@ -8,6 +8,7 @@
 #include "vdpa/device.h"
 #include "vhost_user/event_channel.h"
 #include "vhost_user/requester.h"
+#include "virtio/inflight.h"
 
 #include <chrono>
 #include <cstdint>
@@ -22,6 +23,7 @@ struct RemoteOptions {
   std::string name;  ///< begins log lines
   std::chrono::milliseconds patience;
   bool inband_notifications = false;
+  bool in_flight = false;  ///< a record of what is in flight is wanted, where the back-end can keep one
 };
 
 /// A ring as the messages carry it. Borrowed descriptors are shared ones.
@@ -84,12 +86,18 @@ class RemoteBackend {
   Result<void> set_up_ring(const RemoteRing& ring);
   /// Gives the kick descriptor, which starts the ring; absent: the back-end polls.
   Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
-  /// Stops the ring; its position as in SET_VRING_BASE.
-  Result<std::uint32_t> stop_ring(QueueIndex queue);
+  /// Stops the ring; its position as in SET_VRING_BASE. A back-end that cannot leave requests in flight finishes them.
+  Result<std::uint32_t> stop_ring(QueueIndex queue, vdpa::StopMode mode);
   Result<void> enable_ring(QueueIndex queue, bool enabled);
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call);
   /// In-band notification only; not acknowledged.
   Result<void> kick(QueueIndex queue);
+
+  /// Memory of the back-end's for a record of what is in flight. Errc::not_supported also when it gives none, or none
+  /// that can be used.
+  Result<virtio::InflightRegion> make_record(virtio::Layout layout, std::uint16_t queues, virtio::QueueSize entries);
+  /// Has the back-end keep this record, and go on with what it says of a ring when that starts. No ring runs.
+  Result<void> use_record(const virtio::InflightRegion& record);
 
  private:
   RemoteBackend(Loop& loop, UnixSocket socket, RemoteOptions options, RemoteEvents& events);

@@ -64,20 +64,23 @@ Result<void> Requester::send(const FrontendMessage& message, bool need_reply) {
 
 Result<Answer> Requester::receive(Request request) {
   const auto deadline = Clock::now() + patience_;
-  std::size_t descriptors = 0;
+  ReplyFiles files;
   std::array<std::byte, kHeaderSize> head{};
-  CW_CHECK(read_all(head, deadline, descriptors));
+  CW_CHECK(read_all(head, deadline, files));
   CW_TRY(const auto header, decode_header(head, HeaderOf::reply));
   Bytes body(header.size);
-  CW_CHECK(read_all(body, deadline, descriptors));
-  return decode_reply(request, header, body, descriptors);
+  CW_CHECK(read_all(body, deadline, files));
+  return decode_reply(request, header, body, files);
 }
 
-Result<void> Requester::read_all(std::span<std::byte> to, Clock::time_point deadline, std::size_t& descriptors) {
+Result<void> Requester::read_all(std::span<std::byte> to, Clock::time_point deadline, ReplyFiles& files) {
   while (!to.empty()) {
-    CW_TRY(const auto received, socket_->receive(to));
+    CW_TRY(auto received, socket_->receive(to));
     if (received.closed) return fail(Errc::gone, "the back-end has closed the connection");
-    descriptors += received.fds.size() + (received.truncated ? 1 : 0);
+    files.count += received.fds.size() + (received.truncated ? 1 : 0);
+    if (!files.first && !received.fds.empty()) {
+      files.first = std::make_shared<const OwnedFd>(std::move(received.fds.front()));
+    }
     to = to.subspan(received.bytes);
     if (received.bytes == 0) CW_CHECK(wait_readable(deadline));
   }

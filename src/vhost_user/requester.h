@@ -13,7 +13,8 @@ namespace causeway::vhost_user {
 
 /// Invariants: (1) at most one request is unanswered; (2) after any error but a refusal the connection is closed, since
 /// where the next reply begins is unknown: every later request fails with Errc::gone; (3) no call lasts longer than the
-/// time limit for sending and the one for the reply; (4) descriptors that a back-end sends are closed at once.
+/// time limit for sending and the one for the reply; (4) descriptors that a back-end sends are closed at once, but for
+/// the one of an answer that is due to bring it.
 /// Thread: control.
 class Requester {
  public:
@@ -54,7 +55,7 @@ class Requester {
 
   Result<void> send(const FrontendMessage& message, bool need_reply);
   Result<Answer> receive(Request request);
-  Result<void> read_all(std::span<std::byte> to, Clock::time_point deadline, std::size_t& descriptors);
+  Result<void> read_all(std::span<std::byte> to, Clock::time_point deadline, ReplyFiles& files);
   Result<void> wait_readable(Clock::time_point deadline);
   Failure broken(Error error, Request request);
   void close(const Error& why);

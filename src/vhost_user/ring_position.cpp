@@ -45,6 +45,14 @@ Result<std::uint32_t> wire_position(const virtio::RingConfig& ring, const memory
   return position;
 }
 
+Result<std::uint32_t> recorded_position(const virtio::RingConfig& ring, const memory::MemoryMap& map) {
+  if (ring.layout() == virtio::Layout::packed) {
+    return encode_position(ring.layout(), {.avail = ring.start.used, .used = ring.start.used, .in_flight = {}});
+  }
+  CW_TRY(const auto state, state_in_ring(ring, map));
+  return encode_position(ring.layout(), state);
+}
+
 Result<virtio::QueueState> state_in_ring(const virtio::RingConfig& ring, const memory::MemoryMap& map) {
   if (ring.layout() == virtio::Layout::packed) {
     // A used descriptor of several entries leaves the others as they were: where a lap ends cannot be told from them.

@@ -19,6 +19,9 @@ Result<virtio::QueueState> decode_position(virtio::Layout layout, std::uint32_t 
 /// The payload of SET_VRING_BASE for a ring that starts at `ring.start`. What is in flight is run again by the
 /// back-end, which can only be said when it is the last that was made available: Errc::not_supported otherwise.
 Result<std::uint32_t> wire_position(const virtio::RingConfig& ring, const memory::MemoryMap& map);
+/// The same for a back-end that has a record of what is in flight, which it adds by itself: the used position.
+/// Errc::peer_violation: the ring is not in memory.
+Result<std::uint32_t> recorded_position(const virtio::RingConfig& ring, const memory::MemoryMap& map);
 /// Where a ring stands whose device side has gone: at what it used last. What was in flight is run again.
 /// Errc::peer_violation: the ring is not in memory. Errc::gone: a packed ring does not tell.
 Result<virtio::QueueState> state_in_ring(const virtio::RingConfig& ring, const memory::MemoryMap& map);

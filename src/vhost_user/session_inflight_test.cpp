@@ -113,6 +113,17 @@ TEST_F(Inflight, TheLastBatchWasAnsweredWhenTheRingSaysSo) {
   EXPECT_EQ(state.in_flight[0].id, 3U);
 }
 
+TEST_F(Inflight, TheMessageSaysWhetherAStopDrains) {
+  EXPECT_EQ(ask(Request::set_inflight_fd, description(kRegion), {&*file_}), 0U);
+  const Bytes queue = bytes_of(wire::VringState{.index = 0, .number = 0});
+  start_ring(0);
+  ASSERT_TRUE(exchange(Request::get_vring_base, queue));
+  EXPECT_EQ(device().last_stop, vdpa::StopMode::drain);
+  start_ring(0);
+  ASSERT_TRUE(exchange(Request::get_vring_base_skip_drain, queue));
+  EXPECT_EQ(device().last_stop, vdpa::StopMode::leave);
+}
+
 TEST_F(Inflight, MemoryTooSmallIsRefused) {
   EXPECT_EQ(ask(Request::set_inflight_fd, description(kRegion - 64), {&*file_}), 1U);
   EXPECT_EQ(ask(Request::set_inflight_fd, description(kRegion, kQueues, 100), {&*file_}), 1U);

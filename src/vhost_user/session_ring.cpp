@@ -53,9 +53,11 @@ Result<Answer> Session::on(const GetVringBase& message) {
 }
 
 vdpa::StopMode Session::stop_mode() const {
-  // Requests may be left to the next back-end only when the front-end keeps the record of them.
-  return protocol_.has(ProtocolFeature::get_vring_base_inflight) && port_.has_inflight() ? vdpa::StopMode::leave
-                                                                                         : vdpa::StopMode::drain;
+  // Requests may be left to the next back-end only when the front-end keeps the record of them. With SKIP_DRAIN it says
+  // each time what it wants, and this is the message that drains.
+  const bool leaves = protocol_.has(ProtocolFeature::get_vring_base_inflight) &&
+                      !protocol_.has(ProtocolFeature::get_vring_base_skip_drain) && port_.has_inflight();
+  return leaves ? vdpa::StopMode::leave : vdpa::StopMode::drain;
 }
 
 Result<Answer> Session::end_ring(QueueIndex queue, vdpa::StopMode mode) {

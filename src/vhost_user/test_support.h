@@ -52,7 +52,10 @@ struct Census {
 inline constexpr std::uint32_t kConfigSize = 12;
 inline constexpr std::uint32_t kWritableConfig = 6;  ///< the first bytes, which the driver may write
 
-/// A network device of `pairs` queue pairs that moves nothing and remembers everything.
+inline constexpr std::uint32_t kBlockConfigSize = 60;
+
+/// A device of `pairs` queue pairs that moves nothing and remembers everything; as a disk it keeps the record of what
+/// is in flight.
 class FakeDevice final : public vdpa::Device {
  public:
   struct Queue {
@@ -63,9 +66,16 @@ class FakeDevice final : public vdpa::Device {
     std::uint16_t found_at_start = 0;  ///< chains seen by the look at the start
   };
 
-  explicit FakeDevice(std::uint16_t pairs, std::string name = "fake") {
+  explicit FakeDevice(std::uint16_t pairs, std::string name = "fake",
+                      virtio::DeviceType type = virtio::DeviceType::net) {
     info_.name = std::move(name);
     info_.queues = static_cast<std::uint16_t>(pairs * 2);
+    if (type == virtio::DeviceType::net) return;
+    info_.type = type;
+    info_.features = virtio::FeatureSet{virtio::Feature::version_1, virtio::Feature::ring_packed};
+    info_.queues_per_unit = 1;
+    info_.config_size = kBlockConfigSize;
+    config.resize(kBlockConfigSize);
   }
 
   const vdpa::DeviceInfo& info() const override { return info_; }
@@ -81,7 +91,7 @@ class FakeDevice final : public vdpa::Device {
     return {};
   }
   Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const override {
-    if (offset > kConfigSize || to.size() > kConfigSize - offset) return fail(Errc::peer_violation, "outside");
+    if (offset > config.size() || to.size() > config.size() - offset) return fail(Errc::peer_violation, "outside");
     std::memcpy(to.data(), config.data() + offset, to.size());
     return {};
   }
@@ -105,7 +115,9 @@ class FakeDevice final : public vdpa::Device {
   }
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override {
     CW_TRY(auto map, memory::MemoryMap::make(regions));
-    CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map)));
+    CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map),
+                                                 info_.type == virtio::DeviceType::net ? virtio::Remember::nothing
+                                                                                       : virtio::Remember::in_flight));
     virtio::ChainBatch batch;
     const std::uint16_t found = ring.take(batch, virtio::ChainBatch::kMaxChains);
     ring.untake(batch.chains());
@@ -127,7 +139,8 @@ class FakeDevice final : public vdpa::Device {
     state->call = std::move(call);
     return {};
   }
-  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue, vdpa::StopMode /*mode*/) override {
+  Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue, vdpa::StopMode mode) override {
+    last_stop = mode;
     CW_TRY(const Queue* state, find(queue));
     const auto position = state->ring.state();
     queues.erase(queue);
@@ -158,6 +171,7 @@ class FakeDevice final : public vdpa::Device {
   std::vector<std::byte> config = std::vector<std::byte>(kConfigSize);
   std::vector<std::byte> announced;
   std::uint16_t mtu = 0;
+  std::optional<vdpa::StopMode> last_stop;
 
  private:
   vdpa::DeviceInfo info_{.name = {},

@@ -251,4 +251,23 @@ void PackedInflight::after_publish() {
   store_positions(published_);
 }
 
+// --- Either
+// -----------------------------------------------------------------------------------------------------------
+
+Result<void> record_start(const InflightArea& area, const RingConfig& ring, const memory::MemoryMap& map) {
+  const bool is_packed = ring.layout() == Layout::packed;
+  for (const InFlight& chain : ring.start.in_flight) {
+    if (is_packed ? !chain.descriptors.empty() : chain.id < ring.size.entries()) continue;
+    return fail(Errc::peer_violation,
+                fmt::format("buffer {} in flight is in no ring of {} entries", chain.id, ring.size.entries()));
+  }
+  if (is_packed) {
+    const PackedInflight recorded(area, ring);
+    return {};
+  }
+  CW_TRY(const auto areas, RingAreas::locate(ring, map));
+  const SplitInflight recorded(area, ring, areas.used.load<std::uint16_t>(kRingIndex, std::memory_order_acquire));
+  return {};
+}
+
 }  // namespace causeway::virtio

@@ -69,6 +69,10 @@ class InflightRegion {
 Result<std::optional<QueueState>> recover(const InflightArea& area, const RingConfig& ring,
                                           const memory::MemoryMap& map);
 
+/// Makes the record say what `ring.start` says, where it does not yet: a device side that starts with the record goes
+/// on from there. Nobody else may be writing it. Errc::peer_violation: the start makes no sense.
+Result<void> record_start(const InflightArea& area, const RingConfig& ring, const memory::MemoryMap& map);
+
 /// False when nothing was ever used in a packed ring: it is as its driver has made it. Of a split ring the used index
 /// tells, which `recover` holds the record against.
 bool has_been_used(const RingConfig& ring, const memory::MemoryMap& map);

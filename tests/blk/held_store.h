@@ -15,7 +15,7 @@
 
 namespace causeway::testing {
 
-/// Thread: any.
+/// For one queue: what is let go is not told apart by channel. Thread: any.
 class HeldStore final : public blk::Store {
  public:
   explicit HeldStore(std::uint64_t bytes) : memory_(value_or_die(blk::RamStore::make(bytes))) {}

@@ -8,7 +8,7 @@ import time
 import unittest
 
 from harness.case import IntegrationCase
-from harness.daemon import DiskPort
+from harness.daemon import Causewayd, DiskPort
 from harness.guest import Disk
 from harness.process import wait_for
 
@@ -17,42 +17,34 @@ KILLS = int(os.environ.get("CAUSEWAY_KILLS", "20"))
 THREADS, BLOCKS = 8, 2000
 
 
-class DiskCrash(IntegrationCase):
-    """A guest writes what it can prove; see tests/guest/blk_check.cpp."""
+class CrashCase(IntegrationCase):
+    """A guest writes what it can prove (see tests/guest/blk_check.cpp) while `victim` dies by SIGKILL."""
 
-    def start(self, properties="", queues=1, role="server", **more):
-        self.seed = int(os.environ.get("CAUSEWAY_SEED", time.time_ns() % 1_000_000))
-        self.random = random.Random(self.seed)
-        print(f"seed {self.seed}", end=" ", flush=True)
-        image = self.folder / "disk.img"
+    def setUp(self):
+        super().setUp()
+        seed = int(os.environ.get("CAUSEWAY_SEED", time.time_ns() % 1_000_000))
+        self.random = random.Random(seed)
+        print(f"seed {seed}", end=" ", flush=True)
+
+    def make_image(self, name="disk.img"):
+        """A disk of zeros."""
+        image = self.folder / name
         with image.open("wb") as file:
             file.truncate(64 * MIB)
-        self.port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{image}", role=role, queues=queues,
-                             more=tuple(more.items()))
-        self.daemon = self.start_daemon(self.port)
-        listen = role == "client"
-        self.disk = Disk(self.port.socket, queues, listen=listen, reconnect_ms=0 if listen else 100, properties=properties)
-        self.guest = self.start_guest("guest", self.disk, cpus=2)
+        return image
 
     def soak(self, kills):
-        """Kills the daemon at random moments while the guest writes; returns the guest's report."""
+        """Kills the victim at random moments while the guest writes; returns the guest's report."""
         job = self.guest.spawn(f"blk_check soak /dev/vda {THREADS} {BLOCKS} {2 + kills}")
         for _ in range(kills):
             time.sleep(self.random.uniform(0.05, 0.6))
-            self.daemon.kill()
-            self.daemon.start()
+            self.victim.kill()
+            self.victim.start()
         return json.loads(job.wait(120 + 10 * kills).splitlines()[-1])
 
     def requests_run_again(self):
-        """What the daemon's log says of requests in flight."""
-        return sum(int(count) for count in re.findall(r"runs (\d+) requests again", self.daemon.program.log.read_text()))
-
-    def flushed_rounds(self):
-        """The last round that each thread has flushed, as the guest's console says."""
-        rounds = dict.fromkeys(range(THREADS), 0)
-        for thread, number in re.findall(r"flushed (\d+) (\d+)", self.guest.console.read_text()):
-            rounds[int(thread)] = max(rounds[int(thread)], int(number))
-        return rounds
+        """What the victim's log says of requests in flight."""
+        return sum(int(count) for count in re.findall(r"runs (\d+) requests again", self.victim.program.log.read_text()))
 
     def assert_nothing_is_lost(self, kills=KILLS):
         report = self.soak(kills)
@@ -62,6 +54,25 @@ class DiskCrash(IntegrationCase):
               f"{report['longest_ms']} ms", end=" ", flush=True)
         self.assertGreater(again, 0, "no request was in flight at any kill: the test has shown nothing")
         return report
+
+
+class DiskCrash(CrashCase):
+    """The daemon that serves the guest dies."""
+
+    def start(self, properties="", queues=1, role="server", **more):
+        self.port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{self.make_image()}", role=role, queues=queues,
+                             more=tuple(more.items()))
+        self.victim = self.daemon = self.start_daemon(self.port)
+        listen = role == "client"
+        self.disk = Disk(self.port.socket, queues, listen=listen, reconnect_ms=0 if listen else 100, properties=properties)
+        self.guest = self.start_guest("guest", self.disk, cpus=2)
+
+    def flushed_rounds(self):
+        """The last round that each thread has flushed, as the guest's console says."""
+        rounds = dict.fromkeys(range(THREADS), 0)
+        for thread, number in re.findall(r"flushed (\d+) (\d+)", self.guest.console.read_text()):
+            rounds[int(thread)] = max(rounds[int(thread)], int(number))
+        return rounds
 
     def test_one_queue_split(self):
         self.start()
@@ -91,6 +102,31 @@ class DiskCrash(IntegrationCase):
         least = " ".join(str(rounds[thread]) for thread in range(THREADS))
         output = self.guest.check(f"blk_check verify /dev/vda {THREADS} {BLOCKS} {least}", 60)
         self.assertEqual(json.loads(output.splitlines()[-1])["errors"], 0)
+
+
+class RemoteDiskCrash(CrashCase):
+    """The daemon that serves the guest lives; the process behind its port's Device dies."""
+
+    def start(self, properties="", queues=1):
+        folder = self.folder / "far"
+        folder.mkdir()
+        socket = self.folder / "far.sock"
+        self.victim = Causewayd(folder, (DiskPort("far0", socket, f"file:{self.make_image('far.img')}", queues=queues),))
+        self.addCleanup(self.victim.kill)
+        self.victim.start()
+        # The port's own disk is another one: an image has one owner.
+        port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{self.make_image('own.img')}", queues=queues,
+                        devices=("far",), remotes=(("far", socket, True),))
+        self.daemon = self.start_daemon(port)
+        self.guest = self.start_guest("guest", Disk(port.socket, queues, properties=properties), cpus=2)
+
+    def test_one_queue_split(self):
+        self.start()
+        self.assert_nothing_is_lost()
+
+    def test_four_queues_packed(self):
+        self.start(properties="packed=on", queues=4)
+        self.assert_nothing_is_lost(max(1, KILLS // 2))
 
 
 if __name__ == "__main__":

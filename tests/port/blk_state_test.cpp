@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "blk/disk_rig.h"
-#include "blk/held_store.h"
+#include "blk/ram_store.h"
 #include "support/temporary_directory.h"
 
 namespace causeway::testing {
@@ -24,7 +24,6 @@ struct BlkStateTest : ::testing::TestWithParam<FeatureSet> {
                                .queues = 2,
                                .ring_size = 16},
                     .state = value_or_die(port::StateDirectory::open(directory.path()))}) {}
-  ~BlkStateTest() override { store->let_all_go(); }
 
   /// The process of the port dies and is started again.
   void restart() {
@@ -41,12 +40,11 @@ struct BlkStateTest : ::testing::TestWithParam<FeatureSet> {
   }
 
   TemporaryDirectory directory;
-  std::shared_ptr<HeldStore> store = std::make_shared<HeldStore>(kDisk);
+  std::shared_ptr<blk::Store> store = value_or_die(blk::RamStore::make(kDisk));
   DiskRig rig;
 };
 
 TEST_P(BlkStateTest, EveryRequestIsDoneOnceOverManyRestarts) {
-  store->let_all_go();
   for (std::uint64_t round = 0; round < 40; ++round) {
     for (std::uint16_t queue = 0; queue < 2; ++queue) {
       for (std::uint64_t i = 0; i < 1 + round % 4; ++i) {
@@ -74,7 +72,6 @@ TEST_P(BlkStateTest, EveryRequestIsDoneOnceOverManyRestarts) {
 TEST_P(BlkStateTest, WhatTheDriverWroteIntoTheConfigurationIsThereAgain) {
   constexpr std::uint32_t kWriteback = offsetof(virtio::BlkConfig, writeback);
   const std::byte through{0};
-  store->let_all_go();
   ASSERT_TRUE(rig.port->write_config(kWriteback, std::span(&through, 1)));
   restart();
   std::byte now{9};
