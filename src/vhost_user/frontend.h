@@ -148,6 +148,8 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   void fail_soon(QueueIndex queue, Error reason);
 
   // frontend_reconnect.cpp
+  bool may_connect_anew() const { return is_connected() && connector_ && config_.role == Role::connect; }
+  void connect_anew();
   void seek();
   void on_found(UnixSocket socket);
   Result<void> check_successor(const RemoteBackend& remote) const;

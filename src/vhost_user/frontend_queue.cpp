@@ -31,6 +31,11 @@ Result<void> Frontend::unmap(std::span<const memory::Region> regions) {
   stop_queues_outside(*map);
   // From here on the region is no longer ours to give, whatever the back-end says: a successor is not told of it.
   map_ = std::move(map);
+  const bool has_driver_left = map_->regions().empty() && queues_.empty() && status_ == vdpa::Status::reset;
+  if (has_driver_left && may_connect_anew()) {
+    connect_anew();
+    return {};
+  }
   return with_remote([&](RemoteBackend& remote) { return remote.remove_memory(regions, map_->regions()); });
 }
 

@@ -41,6 +41,16 @@ void Frontend::on_end(const Error& why) {
   if (observer_ != nullptr) observer_->device_gone(why);
 }
 
+/// For the next driver. The end of a connection is the one thing upon which every back-end lets go of memory: some go
+/// on with requests after a ring has stopped, or cannot have other memory on a connection whose rings were used
+/// (qemu-storage-daemon).
+void Frontend::connect_anew() {
+  remote_.reset();
+  is_driver_ok_told_ = false;
+  record_stage_ = RecordStage::nothing;
+  seek();
+}
+
 void Frontend::seek() {
   connector_->seek([this](UnixSocket socket) { on_found(std::move(socket)); });
 }

@@ -122,6 +122,21 @@ TEST_F(AFrontendThatReconnects, LosesItsBackendInTheMiddleOfARequest) {
   EXPECT_EQ(far_queue(0), std::pair(std::uint16_t{0}, false));
 }
 
+TEST_F(AFrontendThatReconnects, ConnectsAnewOnceItsDriverHasLeft) {
+  start(0);
+  use_up_to(0, 7);
+  const auto before = frontend_->config_generation();
+  ASSERT_TRUE(frontend_->stop_queue(QueueIndex{0}, vdpa::StopMode::drain));
+  ASSERT_TRUE(frontend_->set_status(vdpa::Status::reset));
+  EXPECT_TRUE(frontend_->is_connected()) << "as long as it has the driver's memory";
+  const std::vector<memory::Region> regions{region()};
+  ASSERT_TRUE(frontend_->unmap(regions));
+  EXPECT_FALSE(frontend_->is_connected());
+  ASSERT_TRUE(run_until([&] { return frontend_->config_generation() != before; })) << "the next one is there";
+  EXPECT_TRUE(frontend_->is_connected());
+  EXPECT_FALSE(observer_.gone);
+}
+
 TEST_F(AFrontendThatReconnects, RefusesASuccessorThatLacksFeatures) {
   ASSERT_TRUE(frontend_->set_features(FeatureSet{virtio::Feature::event_idx}.with(virtio::Feature::version_1)));
   far_.reset();

@@ -47,11 +47,16 @@ class CrashCase(IntegrationCase):
         return sum(int(count) for count in re.findall(r"runs (\d+) requests again", self.victim.program.log.read_text()))
 
     def assert_nothing_is_lost(self, kills=KILLS):
-        report = self.soak(kills)
-        self.assertEqual(report["errors"], 0)
-        again = self.requests_run_again()
-        print(f"{kills} kills, {report['writes']} writes, {again} requests run again, longest request "
-              f"{report['longest_ms']} ms", end=" ", flush=True)
+        again = 0
+        # Kills that all fall between two requests show nothing: then more of them.
+        for _ in range(5):
+            report = self.soak(kills)
+            self.assertEqual(report["errors"], 0)
+            again = self.requests_run_again()
+            print(f"{kills} kills, {report['writes']} writes, {again} requests run again, longest request "
+                  f"{report['longest_ms']} ms", end=" ", flush=True)
+            if again:
+                break
         self.assertGreater(again, 0, "no request was in flight at any kill: the test has shown nothing")
         return report
 
@@ -75,7 +80,7 @@ class DiskCrash(CrashCase):
         return rounds
 
     def test_one_queue_split(self):
-        self.start()
+        self.start(iops=2000)  # less than the guest asks for: something is always in flight
         self.assert_nothing_is_lost(max(1, KILLS // 2))
 
     def test_four_queues_packed(self):
@@ -83,7 +88,7 @@ class DiskCrash(CrashCase):
         self.assert_nothing_is_lost()
 
     def test_we_connect_to_qemu(self):
-        self.start(role="client")
+        self.start(role="client", iops=2000)
         self.assert_nothing_is_lost(max(1, KILLS // 4))
 
     def test_daemon_and_qemu_are_killed(self):

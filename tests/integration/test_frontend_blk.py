@@ -205,6 +205,13 @@ class Departure(Chain):
         self.guest.start()
         self.assert_disk_is_sound()
 
+    def test_guest_is_killed_with_requests_under_way(self):
+        """qemu-storage-daemon finishes requests when a connection ends; with the memory taken away before, it crashes."""
+        self.start_chain(reads_per_second=2)
+        self.hold_requests()
+        self.guest.kill()
+        self.assertEqual(self.far.stop(), 0)
+
 
 class Rebinding(Chain):
     """The guest's queue moves between qemu-storage-daemon and a software disk."""
