@@ -33,6 +33,11 @@ bool eventually(Condition condition) {
   return true;
 }
 
+/// Returns when the worker of queue 0 has looked at its ring since the call: it does between two of its mails.
+void let_look(const DiskRig& rig) {
+  for (int i = 0; i < 2; ++i) rig.first->run([] {});
+}
+
 struct OrderTest : ::testing::TestWithParam<FeatureSet> {
   OrderTest() : rig(store, {.driver = {.features = GetParam().with(BlkFeature::flush)}}) {}
   ~OrderTest() override { store->let_all_go(); }
@@ -40,10 +45,7 @@ struct OrderTest : ::testing::TestWithParam<FeatureSet> {
   void write(std::uint64_t sector, unsigned seed, std::uint32_t bytes = 4096) {
     ASSERT_TRUE(rig.driver->submit(0, {.type = BlkRequestType::out, .sector = sector, .data = pattern(bytes, seed)}));
   }
-  /// Returns when the queue's worker has looked at its ring since the call: that lies between two of its mails.
-  void look() {
-    for (int i = 0; i < 2; ++i) rig.first->run([] {});
-  }
+  void look() { let_look(rig); }
   bool holds(std::size_t count) {
     return eventually([&] { return store->held().size() == count; });
   }
@@ -163,10 +165,12 @@ TEST(DiskLimits, HoldRequestsBackAndADrainDoesNotWaitForThem) {
     ASSERT_TRUE(rig.driver->submit(0, {.type = BlkRequestType::out, .sector = 8 * i, .data = pattern(4096, i)}));
   }
   ASSERT_TRUE(eventually([&] { return counter(rig, 0, "throttled") > 0; }));
+  let_look(rig);
   const auto left = rig.port->stop_queue(vdpa::QueueIndex{0}, vdpa::StopMode::leave);
   ASSERT_TRUE(left);
   EXPECT_GT(left->in_flight.size(), 10U);
   ASSERT_TRUE(rig.port->start_queue(vdpa::QueueIndex{0}, std::nullopt));
+  let_look(rig);
   const auto start = std::chrono::steady_clock::now();
   const auto none = rig.port->stop_queue(vdpa::QueueIndex{0}, vdpa::StopMode::drain);
   ASSERT_TRUE(none);
