@@ -1,5 +1,7 @@
 #include "daemon/descriptor_store.h"
 
+#include "base/log.h"
+
 #include <fmt/format.h>
 
 #include <systemd/sd-daemon.h>
@@ -7,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <string>
@@ -49,6 +52,12 @@ Result<std::vector<std::byte>> contents_of(const OwnedFd& file) {
   return bytes;
 }
 
+/// Messages are dealt with in their order: when this one has been, all before it have.
+bool await_manager() {
+  constexpr std::uint64_t kPatienceUs = 5'000'000;
+  return ::sd_notify_barrier(0, kPatienceUs) >= 0;
+}
+
 /// All descriptors that the manager has passed, by name; they are ours from here on.
 std::multimap<std::string, OwnedFd> passed() {
   std::multimap<std::string, OwnedFd> found;
@@ -62,8 +71,13 @@ std::multimap<std::string, OwnedFd> passed() {
   return found;
 }
 
-void forget(const std::string& name) {
-  ::sd_notify(0, fmt::format("FDSTOREREMOVE=1\nFDNAME={}", name).c_str());
+/// Has the manager close its copies, which would keep sockets open that we close; returns when it has.
+void forget(const std::multimap<std::string, OwnedFd>& found) {
+  if (found.empty()) return;
+  for (auto entry = found.begin(); entry != found.end(); entry = found.upper_bound(entry->first)) {
+    ::sd_notify(0, fmt::format("FDSTOREREMOVE=1\nFDNAME={}", entry->first).c_str());
+  }
+  if (!await_manager()) log::warn("the service manager says nothing; it may keep sockets open that it was given");
 }
 
 }  // namespace
@@ -78,15 +92,13 @@ Result<void> deposit(const ParcelWriter& parcel) {
   // Last: without it, what is there is no parcel.
   CW_TRY(const auto file, file_with(parcel.contents()));
   CW_CHECK(put(file, std::string(kBytes)));
-  // Messages are dealt with in their order: when this one has been, all have.
-  if (::sd_notify_barrier(0, 5'000'000) < 0) return fail(Errc::gone, "the service manager says nothing");
+  if (!await_manager()) return fail(Errc::gone, "the service manager says nothing");
   return {};
 }
 
 Result<std::optional<Parcel>> withdraw() {
   auto found = passed();
-  // What stayed in the store would keep connections open that we close.
-  for (auto entry = found.begin(); entry != found.end(); entry = found.upper_bound(entry->first)) forget(entry->first);
+  forget(found);
   auto bytes = found.extract(std::string(kBytes));
   if (bytes.empty()) return std::optional<Parcel>();
   Parcel parcel;

@@ -52,6 +52,7 @@ class Restart(IntegrationCase):
     def test_what_does_not_fit_is_not_used(self):
         self.daemon.stop()
         os.close(self.manager.stored.pop(0)[1])  # one descriptor is lost
+        self.manager.delay = 0.05  # its copies of the listening sockets are open for a while
         self.daemon.start()
         self.assertIn("descriptors are missing", self.daemon.program.log.read_text())
         self.assertEqual([port["state"] for port in self.daemon.cli_json("port", "list")["ports"]], ["waiting"] * 2)

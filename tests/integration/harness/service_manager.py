@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 # Gives the descriptors that it was started with the numbers from 3 on, and becomes the program.
@@ -26,6 +27,7 @@ class ServiceManager:
         self.path = Path(folder) / "notify.sock"
         self.stored = []  # of (name, descriptor), oldest first
         self.said = []
+        self.delay = 0  # seconds that it takes to let go of a descriptor
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -42,6 +44,7 @@ class ServiceManager:
             self.stored += [(message["FDNAME"], descriptor) for descriptor in descriptors]
             return
         if "FDSTOREREMOVE" in message:
+            time.sleep(self.delay)
             for _, descriptor in (entry for entry in self.stored if entry[0] == message["FDNAME"]):
                 os.close(descriptor)
             self.stored = [entry for entry in self.stored if entry[0] != message["FDNAME"]]
