@@ -2,9 +2,11 @@
 #pragma once
 
 #include "base/owned_fd.h"
+#include "base/parcel.h"
 
 #include <concepts>
 #include <memory>
+#include <optional>
 
 namespace causeway {
 
@@ -44,6 +46,20 @@ class RoleFd {
  private:
   std::shared_ptr<const EventFd> event_;
 };
+
+/// An eventfd in a parcel, where there is one.
+template <class Role>
+void write_event(ParcelWriter& to, const std::optional<RoleFd<Role>>& event) {
+  to.flag(event.has_value());
+  if (event) to.descriptor(event->fd());
+}
+template <class Fd>
+Result<std::optional<Fd>> read_event(ParcelReader& from) {
+  if (!from.flag()) return std::optional<Fd>();
+  CW_TRY(auto fd, from.descriptor());
+  CW_TRY(auto event, EventFd::adopt(std::move(fd)));
+  return std::optional<Fd>(Fd(std::move(event)));
+}
 
 using KickFd = RoleFd<struct KickRole>;  ///< driver to device: new available buffers
 using CallFd = RoleFd<struct CallRole>;  ///< device to driver: new used buffers

@@ -63,8 +63,8 @@ class Graph {
   /// Writes everything; `control` is the listening socket of the control API.
   void hand_over(ParcelWriter& estate, const OwnedFd& control, port::RecordFormat format) const;
   void pause(ParcelWriter& positions);
-  /// Has the queues go on here, where the records say, since the other process may have worked them.
-  void go_on();
+  /// Has the queues go on here. `has_run`: the other process, now dead, may have worked them.
+  void go_on(bool has_run);
   void leave_paths();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;

@@ -104,10 +104,10 @@ Result<void> Graph::start_at(ParcelReader& positions) {
   return positions.finish();
 }
 
-void Graph::go_on() {
+void Graph::go_on(bool has_run) {
   rest_workers(false);
   for (PortEntry& entry : ports_) {
-    if (entry.serves()) entry.port->go_on(true);
+    if (entry.serves()) entry.port->go_on(has_run);
   }
 }
 

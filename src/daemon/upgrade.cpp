@@ -94,6 +94,7 @@ Result<void> Upgrade::hand_over_queues() {
   is_paused_ = true;
   ParcelWriter positions;
   graph_.pause(positions);
+  are_positions_sent_ = true;
   CW_CHECK(send_parcel(*socket_, positions));
   CW_CHECK(receive_answer(kStartPatience));
   const auto pause = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
@@ -115,7 +116,7 @@ void Upgrade::give_up(Error why) {
   patience_.reset();
   child_->kill();
   socket_.reset();
-  if (is_paused_) graph_.go_on();
+  if (is_paused_) graph_.go_on(are_positions_sent_);
   if (is_frozen_) {
     graph_.thaw();
     control_.thaw();

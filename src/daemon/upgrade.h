@@ -71,6 +71,7 @@ class Upgrade {
   Stage stage_ = Stage::hello;
   bool is_frozen_ = false;
   bool is_paused_ = false;
+  bool are_positions_sent_ = false;
   std::string version_;
   std::optional<Loop::Registration> watch_;
   std::optional<Loop::Registration> patience_;

@@ -10,20 +10,6 @@
 namespace causeway::port {
 namespace {
 
-template <class Fd>
-void write_fd(ParcelWriter& to, const std::optional<Fd>& fd) {
-  to.flag(fd.has_value());
-  if (fd) to.descriptor(fd->fd());
-}
-
-template <class Fd>
-Result<std::optional<Fd>> read_fd(ParcelReader& from) {
-  if (!from.flag()) return std::optional<Fd>();
-  CW_TRY(auto fd, from.descriptor());
-  CW_TRY(auto event, EventFd::adopt(std::move(fd)));
-  return std::optional<Fd>(Fd(std::move(event)));
-}
-
 Result<PortRecord> read_record(ParcelReader& from) {
   const auto bytes = from.bytes();
   return decode(bytes);
@@ -60,9 +46,9 @@ void Port::hand_over(ParcelWriter& parcel, RecordFormat format) const {
   if (inflight_) write_inflight(parcel, *inflight_);
   for (const Queue& queue : queues_) {
     parcel.flag(queue.failed);
-    write_fd(parcel, queue.kick);
-    write_fd(parcel, queue.call);
-    write_fd(parcel, queue.err);
+    write_event(parcel, queue.kick);
+    write_event(parcel, queue.call);
+    write_event(parcel, queue.err);
   }
 }
 
@@ -108,9 +94,9 @@ Result<void> Port::take_queue_over(QueueIndex queue, const QueueRecord& record, 
   state.start = record.start;
   state.enabled = record.enabled;
   const bool has_failed = parcel.flag();
-  CW_TRY(state.kick, read_fd<KickFd>(parcel));
-  CW_TRY(state.call, read_fd<CallFd>(parcel));
-  CW_TRY(state.err, read_fd<ErrFd>(parcel));
+  CW_TRY(state.kick, read_event<KickFd>(parcel));
+  CW_TRY(state.call, read_event<CallFd>(parcel));
+  CW_TRY(state.err, read_event<ErrFd>(parcel));
   if (!record.started) return {};
   if (has_failed) {
     state.started = state.failed = true;

@@ -1,5 +1,7 @@
 #include "port/state_directory.h"
 
+#include "base/log.h"
+
 #include <fmt/format.h>
 
 #include <fcntl.h>
@@ -40,11 +42,17 @@ Result<void> write_all(const OwnedFd& file, std::span<const std::byte> bytes, co
 /// The kernel gives the lock of a killed process back only when its last operation has ended.
 Result<OwnedFd> take_lock(const std::filesystem::path& directory) {
   constexpr std::chrono::seconds kPatience{10};
+  constexpr std::chrono::milliseconds kWorthTelling{50};
   CW_TRY(auto lock, open_raw(directory / kLock, O_RDWR | O_CREAT));
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  const auto begin = std::chrono::steady_clock::now();
+  bool is_told = false;
   while (::flock(lock.borrow(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return fail(system_error(fmt::format("lock '{}'", directory.native())));
-    if (std::chrono::steady_clock::now() > deadline) {
+    const auto waited = std::chrono::steady_clock::now() - begin;
+    if (waited > kWorthTelling && !std::exchange(is_told, true)) {
+      log::info("the state directory '{}' is in use; waiting for it", directory.native());
+    }
+    if (waited > kPatience) {
       return fail(Errc::busy, fmt::format("the state directory '{}' belongs to another process", directory.native()));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/driver_side.h"
+
 namespace causeway::vhost_user::testing {
 
 struct Reply {
@@ -103,12 +105,7 @@ struct Rig {
     ParcelWriter parcel;
     connection->hand_over(parcel);
     port->hand_over(parcel, format);
-    return arrived(parcel);
-  }
-  static Parcel arrived(const ParcelWriter& sent) {
-    Parcel parcel{.bytes = {sent.contents().begin(), sent.contents().end()}, .fds = {}};
-    for (const OwnedFd* fd : sent.descriptors()) parcel.fds.push_back(std::move(*fd->duplicate()));
-    return parcel;
+    return causeway::testing::arrived(parcel);
   }
   /// Goes on with a new port, device and connection.
   Result<void> hand_over(port::RecordFormat format) {
@@ -120,7 +117,7 @@ struct Rig {
     CW_CHECK(reader.finish());
     ParcelWriter paused;
     port->pause(paused);
-    ParcelReader positions(arrived(paused));
+    ParcelReader positions(causeway::testing::arrived(paused));
     CW_CHECK(next_port->start_at(positions));
     connection = std::move(next);
     port = std::move(next_port);

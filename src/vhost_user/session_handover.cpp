@@ -4,23 +4,6 @@
 #include <utility>
 
 namespace causeway::vhost_user {
-namespace {
-
-template <class Fd>
-void write_fd(ParcelWriter& to, const std::optional<Fd>& fd) {
-  to.flag(fd.has_value());
-  if (fd) to.descriptor(fd->fd());
-}
-
-template <class Fd>
-Result<Fd> read_event(ParcelReader& from) {
-  CW_TRY(auto fd, from.descriptor());
-  CW_TRY(auto event, EventFd::adopt(std::move(fd)));
-  return Fd(std::move(event));
-}
-
-}  // namespace
-
 void Session::hand_over(ParcelWriter& parcel) const {
   parcel.number(protocol_.bits());
   parcel.flag(layout_ == virtio::Layout::packed);
@@ -32,17 +15,17 @@ void Session::hand_over(ParcelWriter& parcel) const {
     parcel.flag(memo.has_call);
     parcel.flag(memo.has_err);
     parcel.flag(memo.enabled);
-    write_fd(parcel, memo.call);
-    write_fd(parcel, memo.err);
+    write_event(parcel, memo.call);
+    write_event(parcel, memo.err);
   }
   parcel.flag(channel_ && channel_->is_open());
   if (channel_ && channel_->is_open()) channel_->hand_over(parcel);
   parcel.number(static_cast<std::uint32_t>(inband_.size()));
   for (const auto& [queue, inband] : inband_) {
     parcel.number(virtio::number(queue));
-    parcel.descriptor(inband.kick.fd());
-    parcel.descriptor(inband.call.fd());
-    parcel.descriptor(inband.err.fd());
+    write_event(parcel, std::optional(inband.kick));
+    write_event(parcel, std::optional(inband.call));
+    write_event(parcel, std::optional(inband.err));
   }
 }
 
@@ -64,12 +47,8 @@ Result<void> Session::read_state(ParcelReader& parcel) {
     memo.has_call = parcel.flag();
     memo.has_err = parcel.flag();
     memo.enabled = parcel.flag();
-    if (parcel.flag()) {
-      CW_TRY(memo.call, read_event<CallFd>(parcel));
-    }
-    if (parcel.flag()) {
-      CW_TRY(memo.err, read_event<ErrFd>(parcel));
-    }
+    CW_TRY(memo.call, read_event<CallFd>(parcel));
+    CW_TRY(memo.err, read_event<ErrFd>(parcel));
   }
   if (parcel.flag()) {
     CW_TRY(channel_, BackendChannel::take_over(loop_, log_, parcel));
@@ -80,7 +59,8 @@ Result<void> Session::read_state(ParcelReader& parcel) {
     CW_TRY(auto kick, read_event<KickFd>(parcel));
     CW_TRY(auto call, read_event<CallFd>(parcel));
     CW_TRY(auto err, read_event<ErrFd>(parcel));
-    inband_.insert_or_assign(queue, InbandQueue(std::move(kick), std::move(call), std::move(err)));
+    if (!kick || !call || !err) return fail(Errc::peer_violation, "a queue kicked by messages without its eventfds");
+    inband_.insert_or_assign(queue, InbandQueue(std::move(*kick), std::move(*call), std::move(*err)));
   }
   freeze();
   return parcel.has_failed() ? parcel.finish() : Result<void>();

@@ -21,7 +21,7 @@ PROGRESS = 4 * MIB  # more than a receive ring of 256 buffers holds: the last of
 class StreamCrash(IntegrationCase):
     """One guest sends to the other until the last kill is over; the ports of both are the same daemon's."""
 
-    def start(self, role="server"):
+    def start(self, role="server", properties=""):
         self.seed = int(os.environ.get("CAUSEWAY_SEED", time.time_ns() % 1_000_000))
         self.random = random.Random(self.seed)
         print(f"seed {self.seed}", end=" ", flush=True)
@@ -29,7 +29,8 @@ class StreamCrash(IntegrationCase):
         self.daemon = self.start_daemon(*ports)
         listen = role == "client"
         self.sender, self.receiver = (
-            self.start_guest(f"guest{n}", Nic(port.socket, port.mac, listen=listen, reconnect_ms=0 if listen else 100))
+            self.start_guest(f"guest{n}", Nic(port.socket, port.mac, listen=listen, reconnect_ms=0 if listen else 100,
+                                              properties=properties))
             for n, port in enumerate(ports))
         self.sender.set_address(ADDRESSES[0])
         self.receiver.set_address(ADDRESSES[1])
@@ -76,8 +77,8 @@ class StreamCrash(IntegrationCase):
         self.start()
         self.assert_stream_survives()
 
-    def test_we_connect_to_qemu(self):
-        self.start(role="client")
+    def test_we_connect_to_qemu_and_rings_are_packed(self):
+        self.start(role="client", properties="packed=on")
         self.assert_stream_survives()
 
 

@@ -195,5 +195,25 @@ class FailedUpgrade(UpgradeCase):
         print(f"{served} took over and died then", end=" ", flush=True)
 
 
+class ChangedConfiguration(UpgradeCase):
+    """What an upgrade cannot change is refused, and the old process goes on."""
+
+    def test_another_disk_or_role(self):
+        port = DiskPort("disk0", self.folder / "disk0.sock", "ram:64M")
+        self.daemon = self.start_daemon(port)
+        guest = self.start_guest("guest", Disk(port.socket, reconnect_ms=100), cpus=2)
+        config = self.daemon.config.read_text()
+        for old, new, reason in (("ram:64M", "ram:32M", "disk"), ('"server"', '"client"', "was server of its socket")):
+            self.daemon.config.write_text(config.replace(old, new))
+            failed = self.daemon.try_cli("upgrade", limit=60)
+            self.assertEqual(failed.returncode, 1, failed.stdout)
+            self.assertIn("this one goes on", failed.stderr)
+            self.assertIn(reason, failed.stderr)
+        self.daemon.config.write_text(config)
+        self.daemon.upgrade()
+        guest.check("blk_check soak /dev/vda 4 1000 1", limit=60)
+        self.assert_no_disconnect()
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -10,6 +10,8 @@
 #include <thread>
 #include <tuple>
 
+#include "support/driver_side.h"
+
 namespace causeway::testing {
 namespace {
 
@@ -19,12 +21,6 @@ using virtio::Feature, virtio::FeatureSet;
 constexpr auto kLimit = std::chrono::seconds(30);
 constexpr FakeGuestConfig guest_config(FeatureSet features) {
   return {.features = features, .ring_size = 64};
-}
-
-Parcel arrived(const ParcelWriter& sent) {
-  Parcel parcel{.bytes = {sent.contents().begin(), sent.contents().end()}, .fds = {}};
-  for (const OwnedFd* fd : sent.descriptors()) parcel.fds.push_back(value_or_die(fd->duplicate()));
-  return parcel;
 }
 
 struct HandoverTest : ::testing::TestWithParam<std::tuple<FeatureSet, RecordFormat>> {

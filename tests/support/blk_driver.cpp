@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "support/driver_side.h"
+
 namespace causeway::testing {
 namespace {
 
@@ -46,24 +48,16 @@ Result<void> BlkDriver::start() {
   CW_TRY(auto file, make_memfd("blk-driver", size));
   CW_TRY(auto region, memory::Region::map(Iova(kIovaBase), FrontendVa(kFrontendBase), size, std::move(file), 0));
   CW_TRY(memory_, memory::MemoryMap::make({std::move(region)}));
-  CW_CHECK(negotiate());
+  CW_CHECK(negotiate(*port_, config_.features, *memory_));
   for (std::uint16_t i = 0; i < config_.queues; ++i) CW_CHECK(start_queue(i));
   using vdpa::Status;
   return port_->set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
 }
 
-Result<void> BlkDriver::negotiate() {
-  const memory::Region& own = memory_->regions().front();
-  CW_TRY(auto shared, own.file->duplicate());
-  CW_TRY(auto given, memory::Region::map(own.iova, own.frontend_va, own.size, std::move(shared), 0));
-  CW_CHECK(port_->set_features(config_.features));
-  return port_->set_memory({std::move(given)});
-}
-
 Result<void> BlkDriver::move_to(port::Port& port) {
   port_ = &port;
   CW_CHECK(port_->attach(*this));
-  CW_CHECK(negotiate());
+  CW_CHECK(negotiate(*port_, config_.features, *memory_));
   for (std::uint16_t i = 0; i < config_.queues; ++i) CW_CHECK(give(i));
   return {};
 }

@@ -79,7 +79,6 @@ class BlkDriver final : public port::DriverSide {
 
   BlkDriver(port::Port& port, BlkDriverConfig config) : port_(&port), config_(config) {}
   Result<void> start();
-  Result<void> negotiate();
   Result<void> start_queue(std::uint16_t index);
   Result<void> give(std::uint16_t index);
   memory::Iova allocate(std::size_t bytes);

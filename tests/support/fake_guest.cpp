@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "support/driver_side.h"
+
 namespace causeway::testing {
 namespace {
 
@@ -50,25 +52,17 @@ Result<void> FakeGuest::start() {
 }
 
 Result<void> FakeGuest::set_up() {
-  CW_CHECK(negotiate());
+  CW_CHECK(negotiate(*port_, config_.features, *memory_));
   for (std::uint16_t i = 0; i < 2 * config_.queue_pairs; ++i) CW_CHECK(start_queue(i));
   if (config_.features.has(virtio::NetFeature::ctrl_vq)) CW_CHECK(start_control_queue());
   using vdpa::Status;
   return port_->set_status(Status::acknowledge | Status::driver | Status::features_ok | Status::driver_ok);
 }
 
-Result<void> FakeGuest::negotiate() {
-  const memory::Region& own = memory_->regions().front();
-  CW_TRY(auto shared, own.file->duplicate());
-  CW_TRY(auto given, memory::Region::map(own.iova, own.frontend_va, own.size, std::move(shared), 0));
-  CW_CHECK(port_->set_features(config_.features));
-  return port_->set_memory({std::move(given)});
-}
-
 Result<void> FakeGuest::move_to(port::Port& port) {
   port_ = &port;
   CW_CHECK(port_->attach(*this));
-  CW_CHECK(negotiate());
+  CW_CHECK(negotiate(*port_, config_.features, *memory_));
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     CW_CHECK(give(i, queues_[i]));
     CW_CHECK(port_->enable_queue(QueueIndex{i}, true));

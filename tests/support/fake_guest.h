@@ -98,7 +98,6 @@ class FakeGuest final : public port::DriverSide {
   };
   FakeGuest(port::Port& port, FakeGuestConfig config) : port_(&port), config_(config) {}
   Result<void> start();
-  Result<void> negotiate();
   Result<void> set_up();
   std::uint16_t control_index() const;
   Result<Queue> make_queue(std::uint32_t entries, std::size_t buffer_bytes);
