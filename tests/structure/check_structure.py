@@ -13,6 +13,7 @@ ALLOWED["vdpa"] = ALLOWED["virtio"] | {"virtio"}
 ALLOWED["port"] = ALLOWED["vdpa"] | {"vdpa"}
 ALLOWED["net"] = ALLOWED["blk"] = ALLOWED["vdpa"] | {"vdpa"}  # a device kind knows neither ports nor servers
 ALLOWED["vhost_user"] = ALLOWED["port"] | {"port"}  # a server knows no device kind
+ALLOWED["vfio"] = ALLOWED["memory"] | {"memory"}
 ALLOWED["control"] = set()
 ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "blk", "vhost_user", "control"}
 ALLOWED["cli"] = {"base", "control"}
