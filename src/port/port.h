@@ -141,6 +141,8 @@ class Port {
   /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.
   Result<void> use_inflight(virtio::InflightRegion region);
   bool has_inflight() const { return inflight_.has_value(); }
+  /// The driver side gives none from now on; queues that run keep theirs, and nothing in it is changed.
+  void forget_inflight() { inflight_.reset(); }
 
   // Set-up of one queue. A queue that does not exist is Errc::peer_violation; so is a change of size or base while it
   // runs.
@@ -153,7 +155,8 @@ class Port {
   Result<void> set_queue_call(QueueIndex queue, std::optional<CallFd> call);
   Result<void> set_queue_err(QueueIndex queue, std::optional<ErrFd> err);
   Result<void> enable_queue(QueueIndex queue, bool enabled);
-  /// Stops the queue (if it runs) and returns where its next user must resume.
+  /// Stops the queue (if it runs) and returns where its next user must resume. Drained, it has stopped for good;
+  /// otherwise it is being moved, and what is on its way to the driver waits for it.
   Result<QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode = vdpa::StopMode::drain);
   /// True while no queue runs: then nothing may be sent to the driver side.
   bool is_suspended() const;

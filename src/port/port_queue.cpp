@@ -117,7 +117,7 @@ Result<QueueState> Port::end_queue(QueueIndex queue, vdpa::StopMode mode) {
     }
     // Stopped for good, not moved: nothing must wait for this queue. Only now, since a disabled queue drops what it
     // has.
-    if (was_running) {
+    if (was_running && mode == vdpa::StopMode::drain) {
       if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
         log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
       }

@@ -48,6 +48,8 @@ Result<SplitDeviceQueue> SplitDeviceQueue::start(const RingConfig& config, std::
   if (config.record && remember == Remember::in_flight) {
     queue.record_ = std::make_unique<SplitInflight>(*config.record, config, used_idx);
   }
+  // The ring itself says all there is to say; what somebody has recorded before would soon be wrong.
+  if (config.record && remember == Remember::nothing) config.record->clear();
   return queue;
 }
 

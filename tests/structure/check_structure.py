@@ -14,6 +14,8 @@ ALLOWED["port"] = ALLOWED["vdpa"] | {"vdpa"}
 ALLOWED["net"] = ALLOWED["blk"] = ALLOWED["vdpa"] | {"vdpa"}  # a device kind knows neither ports nor servers
 ALLOWED["vhost_user"] = ALLOWED["port"] | {"port"}  # a server knows no device kind
 ALLOWED["vfio"] = ALLOWED["memory"] | {"memory"}
+ALLOWED["vfio_user"] = ALLOWED["vfio"] | {"vfio"}
+ALLOWED["virtio_pci"] = ALLOWED["port"] | {"port", "vfio"}  # over any Bus: it knows no socket
 ALLOWED["control"] = set()
 ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "blk", "vhost_user", "control"}
 ALLOWED["cli"] = {"base", "control"}

@@ -1,0 +1,61 @@
+// Tells a network function what its driver says through the control virtqueue, which the port itself reads.
+// Spec: virtio 1.3 section 5.1.6.5.
+#pragma once
+
+#include "base/event_fd.h"
+#include "base/loop.h"
+#include "memory/memory_map.h"
+#include "virtio/driver_queue.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "vfio/bus.h"
+
+namespace causeway::virtio_pci {
+
+/// A control virtqueue in memory of ours, at addresses of the function that no guest uses. Commands are told and not
+/// waited for: the software Device has accepted them already. What the function refuses is logged. Thread: control.
+class ControlDriver {
+ public:
+  /// Memory for the ring is mapped at `at`; bus and loop must outlive it. `ring_doorbell` tells the function to look.
+  static Result<std::unique_ptr<ControlDriver>> make(Loop& loop, vfio::Bus& bus, std::string name, memory::Iova at,
+                                                     virtio::FeatureSet features, std::function<void()> ring_doorbell);
+  ControlDriver(const ControlDriver&) = delete;
+  ControlDriver& operator=(const ControlDriver&) = delete;
+  /// The function must use the ring no more.
+  ~ControlDriver();
+
+  const virtio::RingConfig& ring() const { return ring_; }
+  /// What the function signals after each command.
+  const EventFd& event() const { return event_; }
+  /// False: it is too long, or too many are on their way.
+  bool tell(std::span<const std::byte> command);
+
+  /// Bytes of memory that it maps.
+  static std::uint64_t size();
+
+ private:
+  ControlDriver(vfio::Bus& bus, std::string name, memory::Region region, virtio::RingConfig ring,
+                std::shared_ptr<const memory::MemoryMap> map, virtio::DriverQueue queue, EventFd event,
+                std::function<void()> ring_doorbell);
+  void reap();
+
+  vfio::Bus& bus_;
+  std::string name_;
+  memory::Region region_;
+  virtio::RingConfig ring_;
+  std::shared_ptr<const memory::MemoryMap> map_;
+  virtio::DriverQueue queue_;
+  EventFd event_;
+  std::function<void()> ring_doorbell_;
+  std::uint64_t next_slot_ = 0;
+  std::optional<Loop::Registration> watch_;
+};
+
+}  // namespace causeway::virtio_pci
