@@ -1,0 +1,300 @@
+// vfio_check: proves, from inside a guest, that vfio::KernelBus drives a PCI function and lets go of it.
+//
+//   vfio_check ADDRESS    of a virtio-net-pci that is bound to vfio-pci
+//
+// Prints "ok: ..." for each thing that holds, and "refused: ..." for each error that was due; ends with code 1 at the
+// first thing that does not. It says "waiting: ..." when the other side of the guest has to do something.
+#include "base/event_fd.h"
+#include "base/loop.h"
+#include "base/mapping.h"
+#include "memory/memory_map.h"
+#include "vfio/kernel_bus.h"
+
+#include <fmt/format.h>
+
+#include <linux/capability.h>
+#include <linux/pci_regs.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_pci.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+
+namespace {
+
+using namespace causeway;
+using std::chrono::seconds;
+using vfio::RegionIndex;
+
+constexpr std::uint64_t kMib = 1 << 20;
+constexpr unsigned kNetStatus = 16;  // VIRTIO_NET_F_STATUS; the header of the kernel is not C++
+
+void say(std::string_view kind, std::string_view what) {
+  fmt::print("{}: {}\n", kind, what);
+  std::fflush(stdout);
+}
+
+void expect(bool holds, std::string_view what) {
+  say(holds ? "ok" : "failed", what);
+  if (!holds) std::exit(1);
+}
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) expect(false, result.error().text());
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+void must_fail(const Result<void>& result, Errc code, std::string_view word) {
+  if (result) expect(false, fmt::format("no error with '{}'", word));
+  const std::string text = result.error().text();
+  say("refused", text);
+  if (result.error().code != code) expect(false, fmt::format("that error is '{}'", name_of(result.error().code)));
+  if (!text.contains(word)) expect(false, fmt::format("no '{}' in that error", word));
+}
+
+/// Runs the loop until the condition holds; false: it did not within the limit.
+template <class Condition>
+bool run_until(Loop& loop, seconds limit, Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (std::chrono::steady_clock::now() < end) {
+    if (condition()) return true;
+    if (!loop.run_ready()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
+/// One page of a region, mapped.
+class Page {
+ public:
+  explicit Page(const vfio::RegionFile& file)
+      : memory_(::mmap(nullptr, file.size, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd.borrow(),
+                       static_cast<off_t>(file.offset))),
+        size_(file.size) {
+    expect(memory_ != MAP_FAILED, "a page of a BAR is mapped");
+  }
+  Page(const Page&) = delete;
+  Page& operator=(const Page&) = delete;
+  ~Page() { ::munmap(memory_, size_); }
+  volatile std::uint16_t& at(std::size_t offset) const { return *(static_cast<std::uint16_t*>(memory_) + offset / 2); }
+
+ private:
+  void* memory_;
+  std::size_t size_;
+};
+
+/// Registers in a region, from `offset` on.
+class Registers {
+ public:
+  Registers(vfio::Bus& bus, RegionIndex region, std::uint64_t offset) : bus_(bus), region_(region), offset_(offset) {}
+
+  template <class T>
+  T read(std::uint64_t at) const {
+    T value{};
+    must(bus_.read(region_, offset_ + at, std::as_writable_bytes(std::span(&value, 1))));
+    return value;
+  }
+  template <class T>
+  void write(std::uint64_t at, T value) const {
+    must(bus_.write(region_, offset_ + at, std::as_bytes(std::span(&value, 1))));
+  }
+  std::unique_ptr<Page> map_page() const {
+    const auto file = bus_.file_of(region_, {.offset = offset_, .size = page_size()});
+    expect(file.has_value(), fmt::format("BAR {} may be mapped at {:#x}", number(region_), offset_));
+    expect(!bus_.file_of(region_, {.offset = offset_ + 4, .size = page_size()}), "part of a page may not be mapped");
+    return std::make_unique<Page>(*file);
+  }
+
+ private:
+  vfio::Bus& bus_;
+  RegionIndex region_;
+  std::uint64_t offset_;
+};
+
+struct Observer final : vfio::BusObserver {
+  void bus_gone(Error reason) override {
+    ++calls;
+    text = reason.text();
+  }
+  int calls = 0;
+  std::string text;
+};
+
+Registers find_virtio(vfio::Bus& bus, std::uint8_t kind) {
+  const Registers config(bus, RegionIndex::config, 0);
+  for (auto at = config.read<std::uint8_t>(PCI_CAPABILITY_LIST); at != 0; at = config.read<std::uint8_t>(at + 1U)) {
+    if (config.read<std::uint8_t>(at) != PCI_CAP_ID_VNDR || config.read<std::uint8_t>(at + 3U) != kind) continue;
+    return {bus, static_cast<RegionIndex>(config.read<std::uint8_t>(at + 4U)), config.read<std::uint32_t>(at + 8U)};
+  }
+  expect(false, fmt::format("virtio capability {} is there", kind));
+  std::abort();
+}
+
+void check_config(vfio::Bus& bus) {
+  const Registers config(bus, RegionIndex::config, 0);
+  const auto vendor = config.read<std::uint16_t>(PCI_VENDOR_ID);
+  const auto device = config.read<std::uint16_t>(PCI_DEVICE_ID);
+  expect(vendor == 0x1af4 && device == 0x1041, fmt::format("the function is {:04x}:{:04x}", vendor, device));
+  expect(bus.info().region(RegionIndex::config).size == PCI_CFG_SPACE_EXP_SIZE,
+         "it has the config space of PCI Express");
+  expect(bus.info().iovas.back().last == memory::Iova((1ULL << 39) - 1), "its IOVAs have 39 bits");
+  std::array<std::byte, 4> bytes{};
+  must_fail(bus.read(RegionIndex::config, PCI_CFG_SPACE_EXP_SIZE - 2, bytes), Errc::invalid_value, "config space");
+  must_fail(bus.read(RegionIndex::vga, 0, bytes), Errc::invalid_value, "VGA");
+  std::array<std::byte, 2> status{};
+  const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
+  config.write<std::uint16_t>(PCI_COMMAND, 0);
+  must_fail(bus.read(RegionIndex::bar4, 0, status), Errc::system, "command register");
+  config.write<std::uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  expect(common.read<std::uint16_t>(VIRTIO_PCI_COMMON_NUMQ) == 3, "its registers tell three queues");
+}
+
+void check_vectors(vfio::Bus& bus, Loop& loop) {
+  const std::array events = {must(EventFd::make()), must(EventFd::make())};
+  const std::uint32_t all = bus.info().vectors;
+  expect(all == 4, "it has four MSI-X vectors");
+  must_fail(bus.set_vector(0, &events[0].fd()), Errc::invalid_value, "not enabled");
+  must_fail(bus.enable_vectors(all + 1), Errc::invalid_value, "cannot enable");
+  must(bus.enable_vectors(all));
+  must(bus.enable_vectors(2));
+  must(bus.set_vector(0, &events[0].fd()));
+  must(bus.set_vector(1, &events[1].fd()));
+  must_fail(bus.set_vector(2, &events[0].fd()), Errc::invalid_value, "not enabled");
+
+  const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
+  constexpr std::uint8_t kDriver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, 0);
+  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, kDriver);
+  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GFSELECT, 0);
+  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GF, 1U << kNetStatus);
+  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GFSELECT, 1);
+  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GF,
+                              1U << (VIRTIO_F_VERSION_1 - 32) | 1U << (VIRTIO_F_ACCESS_PLATFORM - 32));
+  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  common.write<std::uint16_t>(VIRTIO_PCI_COMMON_MSIX, 1);
+  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS,
+                             kDriver | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+  say("waiting", "change the link's state");
+  expect(run_until(loop, seconds(20), [&] { return events[1].drain(); }), "vector 1 signals its eventfd");
+  expect(!events[0].drain(), "vector 0 does not");
+  must(bus.set_vector(1, nullptr));
+  must(bus.enable_vectors(0));
+  must(bus.enable_vectors(2));
+}
+
+memory::Region make_region(std::uint64_t iova, std::uint64_t size) {
+  return must(
+      memory::Region::map(memory::Iova(iova), memory::FrontendVa(iova), size, must(make_memfd("check", size)), 0));
+}
+
+void check_dma(vfio::Bus& bus) {
+  const auto region = make_region(kMib, 2 * kMib);
+  must(bus.dma_map(region));
+  must_fail(bus.dma_map(region), Errc::invalid_value, "overlaps");
+  must_fail(bus.dma_map(make_region(0, kMib + page_size())), Errc::invalid_value, "overlaps");
+  must_fail(bus.dma_map(make_region(3 * kMib - page_size(), kMib)), Errc::invalid_value, "overlaps");
+  const auto above = make_region(3 * kMib, kMib);
+  must(bus.dma_map(above));
+  must_fail(bus.dma_map(make_region(8 * kMib + 0x200, kMib)), Errc::invalid_value, "its IOVA 0x800200 is no multiple");
+  must_fail(bus.dma_map(make_region(8 * kMib, kMib + 0x200)), Errc::invalid_value, "its size 0x100200 is no multiple");
+  must_fail(bus.dma_map(make_region(1ULL << 39, kMib)), Errc::invalid_value, "outside of the IOVAs");
+  must_fail(bus.dma_map(make_region((1ULL << 39) - page_size(), kMib)), Errc::invalid_value, "outside of the IOVAs");
+  must_fail(bus.dma_map(make_region(0xfee00000, page_size())), Errc::invalid_value, "0xfedfffff");
+  must(bus.dma_unmap(region));
+  must_fail(bus.dma_unmap(region), Errc::not_found, "not mapped");
+  must(bus.dma_map(region));
+  must(bus.dma_unmap(above));
+  expect(true, "memory is mapped for DMA, and unmapped");
+}
+
+/// From here on RLIMIT_MEMLOCK holds for us, as for a daemon that is not root.
+void check_memory_limit(vfio::Bus& bus) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, 2> capabilities{};
+  ::syscall(SYS_capget, &header, capabilities.data());
+  capabilities[0].effective &= ~(1U << CAP_IPC_LOCK);
+  expect(::syscall(SYS_capset, &header, capabilities.data()) == 0, "memory is limited");
+  const rlimit limit{.rlim_cur = 65536, .rlim_max = 65536};
+  ::setrlimit(RLIMIT_MEMLOCK, &limit);
+  must_fail(bus.dma_map(make_region(16 * kMib, 4 * kMib)), Errc::system,
+            "to pin 4194304 bytes: RLIMIT_MEMLOCK allows this process 65536 bytes");
+}
+
+void check_reset(vfio::Bus& bus) {
+  expect(bus.info().can_reset, "it can be reset");
+  const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
+  expect(common.read<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS) != 0, "its driver is there before the reset");
+  must(bus.reset());
+  expect(common.read<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS) == 0, "its driver is not there after the reset");
+  const auto event = must(EventFd::make());
+  must_fail(bus.set_vector(0, &event.fd()), Errc::invalid_value, "not enabled");
+}
+
+void check_gone(vfio::Bus& bus, Loop& loop, Observer& observer) {
+  std::array<std::byte, 4> bytes{};
+  const auto region = make_region(64 * kMib, page_size());
+  must_fail(bus.read(RegionIndex::config, 0, bytes), Errc::gone, "has gone");
+  must_fail(bus.write(RegionIndex::config, 0, bytes), Errc::gone, "has gone");
+  must_fail(bus.dma_map(region), Errc::gone, "has gone");
+  must_fail(bus.dma_unmap(region), Errc::gone, "has gone");
+  must_fail(bus.enable_vectors(1), Errc::gone, "has gone");
+  must_fail(bus.set_vector(0, nullptr), Errc::gone, "has gone");
+  must_fail(bus.reset(), Errc::gone, "has gone");
+  expect(!bus.file_of(RegionIndex::bar4, {.offset = 0, .size = page_size()}), "nothing may be mapped any more");
+  run_until(loop, seconds(1), [] { return false; });
+  expect(observer.calls == 1, "that was told once");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    fmt::print(stderr, "usage: vfio_check ADDRESS\n");
+    return 2;
+  }
+  const std::string address = argv[1];
+  Loop loop;
+  auto opened = vfio::KernelBus::open(loop, address);
+  if (!opened) {
+    say("refused", opened.error().text());
+    return 1;
+  }
+  vfio::Bus& bus = **opened;
+  Observer observer;
+  bus.set_observer(&observer);
+  check_config(bus);
+
+  const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
+  auto registers = common.map_page();
+  expect(registers->at(VIRTIO_PCI_COMMON_NUMQ) == 3, "a mapped page shows the registers of its place");
+  auto doorbells = find_virtio(bus, VIRTIO_PCI_CAP_NOTIFY_CFG).map_page();
+  doorbells->at(0) = 0;
+
+  check_vectors(bus, loop);
+  check_dma(bus);
+  check_memory_limit(bus);
+  check_reset(bus);
+  expect(observer.calls == 0, "it has not gone so far");
+
+  say("waiting", "unplug the function");
+  expect(run_until(loop, seconds(20), [&] { return observer.calls != 0; }), "its end is told");
+  say("told", observer.text);
+  check_gone(bus, loop, observer);
+  const std::filesystem::path folder = "/sys/bus/pci/devices/" + address;
+  expect(std::filesystem::exists(folder), "as long as a page of it is mapped, it stays");
+  registers.reset();
+  doorbells.reset();
+  expect(run_until(loop, seconds(20), [&] { return !std::filesystem::exists(folder); }), "it is unplugged");
+  return 0;
+}
