@@ -49,6 +49,7 @@ Result<std::vector<NumberPair>> read_pairs(const Capability& capability) {
     return fail(Errc::peer_violation, fmt::format("VFIO capability {} is cut off", capability.id));
   }
   std::vector<NumberPair> pairs;
+  pairs.reserve(head->count);
   for (std::size_t i = 0; i < head->count; ++i) {
     pairs.push_back(*load<NumberPair>(capability.contents, sizeof *head + i * sizeof(NumberPair)));
   }

@@ -32,6 +32,7 @@ Result<std::vector<IovaRange>> read_ranges(const Capability& capability) {
 
 std::string text_of(const std::vector<IovaRange>& ranges) {
   std::vector<std::string> texts;
+  texts.reserve(ranges.size());
   for (const auto& [first, last] : ranges) texts.push_back(fmt::format("{} to {}", first, last));
   return fmt::format("{}", fmt::join(texts, ", "));
 }

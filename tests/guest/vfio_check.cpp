@@ -6,7 +6,6 @@
 // first thing that does not. It says "waiting: ..." when the other side of the guest has to do something.
 #include "base/event_fd.h"
 #include "base/loop.h"
-#include "base/mapping.h"
 #include "memory/memory_map.h"
 #include "vfio/kernel_bus.h"
 
@@ -14,113 +13,25 @@
 
 #include <linux/capability.h>
 #include <linux/pci_regs.h>
-#include <linux/virtio_config.h>
-#include <linux/virtio_pci.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <memory>
 #include <string>
-#include <string_view>
-#include <thread>
+
+#include "vfio_net.h"
 
 namespace {
 
 using namespace causeway;
+using namespace causeway::check;
 using std::chrono::seconds;
 using vfio::RegionIndex;
 
 constexpr std::uint64_t kMib = 1 << 20;
-constexpr unsigned kNetStatus = 16;  // VIRTIO_NET_F_STATUS; the header of the kernel is not C++
-
-void say(std::string_view kind, std::string_view what) {
-  fmt::print("{}: {}\n", kind, what);
-  std::fflush(stdout);
-}
-
-void expect(bool holds, std::string_view what) {
-  say(holds ? "ok" : "failed", what);
-  if (!holds) std::exit(1);
-}
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) expect(false, result.error().text());
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
-void must_fail(const Result<void>& result, Errc code, std::string_view word) {
-  if (result) expect(false, fmt::format("no error with '{}'", word));
-  const std::string text = result.error().text();
-  say("refused", text);
-  if (result.error().code != code) expect(false, fmt::format("that error is '{}'", name_of(result.error().code)));
-  if (!text.contains(word)) expect(false, fmt::format("no '{}' in that error", word));
-}
-
-/// Runs the loop until the condition holds; false: it did not within the limit.
-template <class Condition>
-bool run_until(Loop& loop, seconds limit, Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + limit;
-  while (std::chrono::steady_clock::now() < end) {
-    if (condition()) return true;
-    if (!loop.run_ready()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return false;
-}
-
-/// One page of a region, mapped.
-class Page {
- public:
-  explicit Page(const vfio::RegionFile& file)
-      : memory_(::mmap(nullptr, file.size, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd.borrow(),
-                       static_cast<off_t>(file.offset))),
-        size_(file.size) {
-    expect(memory_ != MAP_FAILED, "a page of a BAR is mapped");
-  }
-  Page(const Page&) = delete;
-  Page& operator=(const Page&) = delete;
-  ~Page() { ::munmap(memory_, size_); }
-  volatile std::uint16_t& at(std::size_t offset) const { return *(static_cast<std::uint16_t*>(memory_) + offset / 2); }
-
- private:
-  void* memory_;
-  std::size_t size_;
-};
-
-/// Registers in a region, from `offset` on.
-class Registers {
- public:
-  Registers(vfio::Bus& bus, RegionIndex region, std::uint64_t offset) : bus_(bus), region_(region), offset_(offset) {}
-
-  template <class T>
-  T read(std::uint64_t at) const {
-    T value{};
-    must(bus_.read(region_, offset_ + at, std::as_writable_bytes(std::span(&value, 1))));
-    return value;
-  }
-  template <class T>
-  void write(std::uint64_t at, T value) const {
-    must(bus_.write(region_, offset_ + at, std::as_bytes(std::span(&value, 1))));
-  }
-  std::unique_ptr<Page> map_page() const {
-    const auto file = bus_.file_of(region_, {.offset = offset_, .size = page_size()});
-    expect(file.has_value(), fmt::format("BAR {} may be mapped at {:#x}", number(region_), offset_));
-    expect(!bus_.file_of(region_, {.offset = offset_ + 4, .size = page_size()}), "part of a page may not be mapped");
-    return std::make_unique<Page>(*file);
-  }
-
- private:
-  vfio::Bus& bus_;
-  RegionIndex region_;
-  std::uint64_t offset_;
-};
 
 struct Observer final : vfio::BusObserver {
   void bus_gone(Error reason) override {
@@ -130,16 +41,6 @@ struct Observer final : vfio::BusObserver {
   int calls = 0;
   std::string text;
 };
-
-Registers find_virtio(vfio::Bus& bus, std::uint8_t kind) {
-  const Registers config(bus, RegionIndex::config, 0);
-  for (auto at = config.read<std::uint8_t>(PCI_CAPABILITY_LIST); at != 0; at = config.read<std::uint8_t>(at + 1U)) {
-    if (config.read<std::uint8_t>(at) != PCI_CAP_ID_VNDR || config.read<std::uint8_t>(at + 3U) != kind) continue;
-    return {bus, static_cast<RegionIndex>(config.read<std::uint8_t>(at + 4U)), config.read<std::uint32_t>(at + 8U)};
-  }
-  expect(false, fmt::format("virtio capability {} is there", kind));
-  std::abort();
-}
 
 void check_config(vfio::Bus& bus) {
   const Registers config(bus, RegionIndex::config, 0);
@@ -160,7 +61,7 @@ void check_config(vfio::Bus& bus) {
   expect(common.read<std::uint16_t>(VIRTIO_PCI_COMMON_NUMQ) == 3, "its registers tell three queues");
 }
 
-void check_vectors(vfio::Bus& bus, Loop& loop) {
+void check_vectors(vfio::Bus& bus, Loop& loop, ControlQueue& control) {
   const std::array events = {must(EventFd::make()), must(EventFd::make())};
   const std::uint32_t all = bus.info().vectors;
   expect(all == 4, "it has four MSI-X vectors");
@@ -172,19 +73,7 @@ void check_vectors(vfio::Bus& bus, Loop& loop) {
   must(bus.set_vector(1, &events[1].fd()));
   must_fail(bus.set_vector(2, &events[0].fd()), Errc::invalid_value, "not enabled");
 
-  const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
-  constexpr std::uint8_t kDriver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, 0);
-  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, kDriver);
-  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GFSELECT, 0);
-  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GF, 1U << kNetStatus);
-  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GFSELECT, 1);
-  common.write<std::uint32_t>(VIRTIO_PCI_COMMON_GF,
-                              1U << (VIRTIO_F_VERSION_1 - 32) | 1U << (VIRTIO_F_ACCESS_PLATFORM - 32));
-  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
-  common.write<std::uint16_t>(VIRTIO_PCI_COMMON_MSIX, 1);
-  common.write<std::uint8_t>(VIRTIO_PCI_COMMON_STATUS,
-                             kDriver | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+  control.start();
   say("waiting", "change the link's state");
   expect(run_until(loop, seconds(20), [&] { return events[1].drain(); }), "vector 1 signals its eventfd");
   expect(!events[0].drain(), "vector 0 does not");
@@ -278,11 +167,16 @@ int main(int argc, char** argv) {
   const Registers common = find_virtio(bus, VIRTIO_PCI_CAP_COMMON_CFG);
   auto registers = common.map_page();
   expect(registers->at(VIRTIO_PCI_COMMON_NUMQ) == 3, "a mapped page shows the registers of its place");
-  auto doorbells = find_virtio(bus, VIRTIO_PCI_CAP_NOTIFY_CFG).map_page();
-  doorbells->at(0) = 0;
 
-  check_vectors(bus, loop);
+  const auto memory = make_region(1 << 30, kMib);
+  must(bus.dma_map(memory));
+  ControlQueue control(bus, memory);
+  check_vectors(bus, loop, control);
+  expect(control.run_command(loop, seconds(10)), "a mapped doorbell is heard, and mapped memory reached");
   check_dma(bus);
+  expect(control.run_command(loop, seconds(10)), "that memory is reached, whatever else is mapped and unmapped");
+  must(bus.dma_unmap(memory));
+  expect(!control.run_command(loop, seconds(1)), "memory is not reached any more once it is unmapped");
   check_memory_limit(bus);
   check_reset(bus);
   expect(observer.calls == 0, "it has not gone so far");
@@ -294,7 +188,7 @@ int main(int argc, char** argv) {
   const std::filesystem::path folder = "/sys/bus/pci/devices/" + address;
   expect(std::filesystem::exists(folder), "as long as a page of it is mapped, it stays");
   registers.reset();
-  doorbells.reset();
+  control.stop();
   expect(run_until(loop, seconds(20), [&] { return !std::filesystem::exists(folder); }), "it is unplugged");
   return 0;
 }

@@ -16,9 +16,9 @@ class KernelVfio(IntegrationCase):
     def start(self, *slots):
         self.guest = self.start_guest("guest", *slots, iommu=True, programs=("vfio_check",))
 
-    def assert_refused(self, address, *reasons):
+    def assert_refused(self, address, *reasons, wrapper="sh -c"):
         """Opening the function fails, and the error says why."""
-        result = self.guest.run(f"vfio_check {address}")
+        result = self.guest.run(f"{wrapper} 'vfio_check {address}'")
         self.assertEqual(result.code, 1, result.output)
         for reason in reasons:
             self.assertIn(reason, result.output)
@@ -52,6 +52,8 @@ class KernelVfio(IntegrationCase):
         self.assert_refused(first, "must be bound to vfio-pci too, or unbound", f"{second} is bound to virtio-pci")
         self.guest.check(f"echo {second} >/sys/bus/pci/devices/{second}/driver/unbind")
         self.assert_refused(second, f"{second} is bound to no driver, not to vfio-pci")
+        self.guest.check("mkdir /etc && echo 'user:x:1:1::/:/bin/sh' >/etc/passwd")
+        self.assert_refused(first, "this user must be allowed to read and write it", "Permission denied", wrapper="su user -c")
 
 
 if __name__ == "__main__":
