@@ -159,6 +159,9 @@ int main(int argc, char** argv) {
     say("refused", opened.error().text());
     return 1;
   }
+  opened->reset();
+  opened = vfio::KernelBus::open(loop, address);
+  expect(opened.has_value(), "it can be opened again once it was closed");
   vfio::Bus& bus = **opened;
   Observer observer;
   bus.set_observer(&observer);
