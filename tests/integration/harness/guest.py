@@ -14,6 +14,8 @@ from .qmp import Qmp
 from .vm_parts import initramfs, vm_folder
 
 BOOT_LIMIT = 60
+FIRST_SLOT = 0x18  # of the root ports; NICs are below
+VFIO_MODULES = ("vfio_iommu_type1", "vfio-pci")
 LONGEST_REQUEST = 3500  # bytes; the guest's terminal holds 4096 before it drops some
 
 
@@ -59,6 +61,22 @@ class Disk:
                 "-device", f"vhost-user-blk-pci,chardev=disk{number},num-queues={self.queues},disable-legacy=on{properties}"]
 
 
+@dataclass(frozen=True)
+class PciSlot:
+    """A slot behind a root port of its own, whose functions can be reset, unplugged, and driven by a program in the guest
+    through VFIO. A function is a device of QEMU's with its properties; those of one slot share an IOMMU group."""
+
+    functions: tuple
+
+    def qemu_arguments(self, number):
+        """The arguments that give QEMU this slot, as the number-th device; its functions are called slot<number>.<function>."""
+        arguments = ["-device", f"pcie-root-port,id=port{number},chassis={number + 1},addr={FIRST_SLOT + number:#x}"]
+        multifunction = ",multifunction=on" if len(self.functions) > 1 else ""
+        for index, function in enumerate(self.functions):
+            arguments += ["-device", f"{function},id=slot{number}.{index},bus=port{number},addr=0x0.{index}{multifunction}"]
+        return arguments
+
+
 def count_answers(output):
     """How many answers a ping counted, by what it printed."""
     summary = re.search(r"(\d+) packets received", output)
@@ -76,14 +94,18 @@ class Result:
 
 
 class Guest:
-    """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short."""
+    """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short.
 
-    def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None):
+    With an IOMMU, programs in the guest can drive its PCI functions through VFIO. `programs` are more of ours for its /bin."""
+
+    def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None, iommu=False, programs=()):
         self.name = name
         self.devices = tuple(devices)
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.memory_slots = memory_slots
+        self.iommu = iommu
+        self.programs = tuple(programs)
         self._plug = plug  # QEMU arguments that bring the memory and the NICs, in place of our own
         self.console = Path(folder) / f"{name}.console.log"
         self._commands_path = Path(folder) / f"{name}.cmd"
@@ -95,14 +117,17 @@ class Guest:
 
     def _qemu_command(self):
         plug = self._plug if self._plug is not None else self._own_plug()
+        # It must come before the devices that it stands before. With 39 bits, IOVAs that are too high are easy to have.
+        iommu = ["-device", "intel-iommu,intremap=on,device-iotlb=on,aw-bits=39"] if self.iommu else []
+        modules = VFIO_MODULES if self.iommu else ()
         return [vm_folder() / "bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", self.cpus,
-                "-machine", "q35", "-display", "none", "-nodefaults",
+                "-machine", "q35", "-display", "none", "-nodefaults", *iommu,
                 "-qmp", f"unix:{self._qmp_path},server=on,wait=off",
                 "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
                 "-chardev", f"socket,id=commands,path={self._commands_path}",
                 "-device", "virtio-serial-pci,addr=0x8", "-device", "virtserialport,chardev=commands",
-                "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(),
-                "-append", "console=ttyS0 quiet mitigations=off", *plug]
+                "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(modules, self.programs),
+                "-append", f"console=ttyS0 quiet mitigations=off{' intel_iommu=on' if self.iommu else ''}", *plug]
 
     def _own_plug(self):
         slots = f",slots={self.memory_slots},maxmem={4 * self.memory_mib}M" if self.memory_slots else ""
@@ -155,6 +180,16 @@ class Guest:
     def spawn(self, command):
         """Starts a command in the background of the guest."""
         return Job(self, f"/tmp/job{next(self._request_ids)}", command)
+
+    def function_address(self, slot, function=0):
+        """The PCI address, in the guest, of a function of its slot-th device, which is a PciSlot."""
+        return self.check(f"cd /sys/bus/pci/devices/0000:00:{FIRST_SLOT + slot:02x}.0 && echo 0000:*:00.{function}").strip()
+
+    def bind_function(self, address, driver):
+        """Gives a PCI function of the guest to another driver."""
+        self.check(f"cd /sys/bus/pci/devices/{address} && if [ -e driver ]; then echo {address} >driver/unbind; fi && "
+                   f"echo {driver} >driver_override && echo {address} >/sys/bus/pci/drivers_probe && "
+                   f"readlink driver | grep -q '/{driver}$'")
 
     def set_address(self, address, interface="eth0", mtu=1500):
         """Gives an interface an address in a /24 and brings it up."""
@@ -226,6 +261,17 @@ class Job:
         self._command = command
         guest.check(f"mkdir {folder}; (sh -c {shlex.quote(command)} >{folder}/output 2>&1; "
                     f"echo $? >{folder}/code.new; mv {folder}/code.new {folder}/code) &")
+
+    def output(self):
+        """What the command has printed so far."""
+        return self._guest.check(f"cat {self._folder}/output")
+
+    def await_output(self, text, limit):
+        """Waits until the command has printed the text."""
+        found = wait_for(lambda: "text" if text in self.output() else "end" if self.is_done() else None, limit,
+                         f"`{self._command}` in {self._guest.name} prints '{text}'", self._guest.program)
+        if found == "end" and text not in self.output():
+            raise ProgramFailed(f"guest {self._guest.name}: `{self._command}` did not print '{text}'\n{self.output()}")
 
     def is_done(self):
         """Whether the command has ended."""

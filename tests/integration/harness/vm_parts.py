@@ -12,6 +12,7 @@ SCRIPTS = REPOSITORY / "scripts"
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "crc32c_generic", "ext4")
 PROGRAMS = ("ethtool", "iperf3", "mkfs.ext4", "/usr/sbin/blkdiscard:/bin/discard")
 OWN_PROGRAMS = ("blk_check",)  # of tests/guest
+_kept_files = []  # a guest may boot from them again
 
 
 def vm_folder():
@@ -28,12 +29,13 @@ def program_folder():
 
 
 @functools.cache
-def initramfs():
-    """Builds the initramfs that all guests of this run share."""
+def initramfs(modules=(), programs=()):
+    """Builds the initramfs that all guests of this run share which want the same more modules, and more programs of ours."""
     # Kept open, so that the file lives as long as this process and no longer.
-    initramfs.file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
-    arguments = [f"--module={name}" for name in MODULES] + [f"--file={name}" for name in PROGRAMS]
-    arguments += [f"--file={program_folder() / name}:/bin/{name}" for name in OWN_PROGRAMS]
-    run(SCRIPTS / "build-initramfs", initramfs.file.name, "--modules-dir", vm_folder() / "modules",
+    file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
+    _kept_files.append(file)
+    arguments = [f"--module={name}" for name in (*MODULES, *modules)] + [f"--file={name}" for name in PROGRAMS]
+    arguments += [f"--file={program_folder() / name}:/bin/{name}" for name in (*OWN_PROGRAMS, *programs)]
+    run(SCRIPTS / "build-initramfs", file.name, "--modules-dir", vm_folder() / "modules",
         "--init", Path(__file__).with_name("guest_init.sh"), *arguments)
-    return Path(initramfs.file.name)
+    return Path(file.name)
