@@ -22,6 +22,9 @@ std::string counters_of(const api::Queue& queue) {
   const std::map<std::string, std::uint64_t> sorted(queue.counters().begin(), queue.counters().end());
   std::vector<std::string> words;
   for (const auto& [name, value] : sorted) words.push_back(fmt::format("{}={}", name, value));
+  if (!queue.doorbell().empty() && queue.doorbell() != "none") {
+    words.push_back(fmt::format("doorbell={}", queue.doorbell()));
+  }
   if (queue.run_again() > 0) words.push_back(fmt::format("run_again={}", queue.run_again()));
   return fmt::format("{}", fmt::join(words, " "));
 }

@@ -48,6 +48,14 @@ TEST(PortText, ShowsQueuesWithCountersByName) {
   EXPECT_THAT(text(some_port()), HasSubstr("0      receive  256   running  soft    direct  bytes=420 packets=7\n"));
 }
 
+TEST(PortText, SaysWhoHasADoorbell) {
+  auto port = some_port();
+  port.mutable_queues(0)->set_doorbell("accepted");
+  EXPECT_THAT(text(port), HasSubstr("packets=7 doorbell=accepted\n"));
+  port.mutable_queues(0)->set_doorbell("none");
+  EXPECT_THAT(text(port), HasSubstr("packets=7\n"));
+}
+
 TEST(Json, KeepsTheNamesOfTheProtoAndPrintsZeros) {
   const auto output = json(some_port());
   ASSERT_TRUE(output.has_value());

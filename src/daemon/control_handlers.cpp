@@ -72,6 +72,7 @@ void fill(api::Queue& to, const port::QueueReport& from) {
   to.set_device(from.device);
   to.set_path(std::string(port::name_of(from.path)));
   to.set_run_again(from.run_again);
+  to.set_doorbell(std::string(port::name_of(from.doorbell)));
   for (const auto& counter : from.counters) (*to.mutable_counters())[std::string(counter.name)] = counter.value;
 }
 

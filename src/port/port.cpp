@@ -21,6 +21,7 @@ class Port::Observer final : public vdpa::DeviceObserver {
   void config_changed() override { port_.on_config_changed(); }
   void queue_failed(QueueIndex queue, Error reason) override { port_.on_queue_failed(slot_, queue, reason); }
   void device_gone(Error reason) override { port_.on_device_gone(slot_, reason); }
+  void notify_area_changed(QueueIndex queue) override { port_.on_notify_area_changed(slot_, queue); }
 
  private:
   Port& port_;
@@ -52,6 +53,7 @@ Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Devi
 }
 
 Port::~Port() {
+  side_ = nullptr;
   stop_all();
   for (Slot& slot : slots_) slot.device->set_observer(nullptr);
 }
@@ -234,6 +236,7 @@ PortReport Port::report() const {
                              .failed = queue.failed,
                              .device = device.info().name,
                              .path = Path::direct,
+                             .doorbell = side_ != nullptr ? side_->doorbell(QueueIndex{i}) : Doorbell::none,
                              .run_again = queue.run_again,
                              .counters = device.counters(QueueIndex{i})});
   }

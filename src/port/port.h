@@ -9,7 +9,9 @@
 #include "base/result.h"
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
+#include "port/driver_side.h"
 #include "port/record.h"
+#include "port/report.h"
 #include "port/state_directory.h"
 #include "vdpa/device.h"
 #include "virtio/inflight.h"
@@ -30,12 +32,6 @@ using vdpa::QueueState;
 using vdpa::Status;
 using virtio::FeatureSet;
 
-/// By which way a Device works a queue. Value type.
-enum class Path : std::uint8_t {
-  direct,  ///< the Device touches the guest's ring itself
-};
-std::string_view name_of(Path path);
-
 struct PortConfig {
   std::string name;
   FeatureSet features_off;  ///< never offered
@@ -43,50 +39,11 @@ struct PortConfig {
   std::shared_ptr<const StateDirectory> state = nullptr;
 };
 
-/// What a Port tells the server that drives it. Called on the control thread.
-class DriverSide {
- public:
-  virtual ~DriverSide() = default;
-  /// The configuration space has changed; the driver should read it again.
-  virtual void config_changed() = 0;
-  /// Guest memory has been lost under us; the port has stopped. The server should end the connection.
-  virtual void memory_lost() = 0;
-};
-
-/// What is to be seen of a queue. Value type.
-struct QueueReport {
-  std::uint16_t index;
-  bool is_control;
-  std::uint32_t size;  ///< entries, 0 when not set
-  bool started;
-  bool enabled;
-  bool failed;
-  std::string device;
-  Path path;
-  std::uint32_t run_again;  ///< requests that were in flight when its last back-end died, and were run again
-  std::vector<vdpa::Counter> counters;
-};
-
-struct PortReport {
-  std::string name;
-  virtio::DeviceType type;
-  bool attached;  ///< a driver side is there
-  Status status;
-  FeatureSet offered;
-  FeatureSet negotiated;
-  std::size_t memory_regions;
-  std::uint64_t memory_bytes;
-  std::uint64_t rebinds;
-  /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.
-  std::vector<std::string> differences;
-  std::vector<std::string> devices;
-  std::vector<QueueReport> queues;
-};
-
 /// Invariants: (1) a started queue runs on exactly one Device; (2) every usable Device has every memory region mapped;
 /// (3) started and enabled are independent of each other; (4) after `detach` no Device touches the memory of the driver
 /// that has gone, and of its state there is left only a record, for the case that it comes back; (5) with a state
-/// directory, the record there is never older than what a queue runs with.
+/// directory, the record there is never older than what a queue runs with; (6) a doorbell is on offer only while its
+/// queue runs on its Device.
 /// Thread: control.
 class Port {
  public:
@@ -181,6 +138,8 @@ class Port {
   /// Net only, see vdpa::Device.
   Result<void> announce(std::span<const std::byte, 6> mac);
   Result<void> set_mtu(std::uint16_t mtu);
+  /// Kicks a queue once, where it runs: a kick may have gone to a doorbell that belonged to nobody any more.
+  void nudge(QueueIndex queue);
 
   /// Looks whether memory was lost (after the eventfd of survive_lost_mappings); stops the port when it was.
   void check_memory();
@@ -205,6 +164,7 @@ class Port {
     bool started = false;
     bool enabled = false;
     bool failed = false;
+    bool has_offered_doorbell = false;           ///< to the driver side
     std::optional<virtio::InflightRegion> kept;  ///< our own, where the driver side keeps none
     bool resumes = false;                        ///< `kept` says where: it was written for this very ring
     std::uint32_t run_again = 0;
@@ -249,7 +209,9 @@ class Port {
   Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();
-  void nudge(const Queue& state) const;
+  void notify_both(const Queue& state) const;
+  void offer_doorbell(QueueIndex queue, Queue& state);
+  void withdraw_doorbell(QueueIndex queue, Queue& state);
   std::vector<std::uint16_t> pause_all();
   void resume(std::span<const std::uint16_t> queues);
 
@@ -263,6 +225,7 @@ class Port {
   void on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason);
   void on_device_gone(std::size_t slot, const Error& reason);
   void on_config_changed();
+  void on_notify_area_changed(std::size_t slot, QueueIndex queue);
   void fail_queue(QueueIndex queue, const Error& reason);
 
   Loop& loop_;

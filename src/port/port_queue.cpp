@@ -191,7 +191,8 @@ Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   state.slot = slot;
   state.started = true;
   state.failed = false;
-  nudge(state);
+  notify_both(state);
+  offer_doorbell(queue, state);
   return {};
 }
 
@@ -206,6 +207,7 @@ Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, std::size_t firs
 }
 
 Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mode) {
+  withdraw_doorbell(queue, state);
   state.started = false;
   if (is_control(queue)) {
     if (!control_queue_) return start_of(state);
@@ -220,7 +222,7 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mod
   return recover_state(queue, state);
 }
 
-void Port::nudge(const Queue& state) const {
+void Port::notify_both(const Queue& state) const {
   // A notification may have been lost while the queue belonged to nobody: one too many is legal, one lost is a hang.
   if (state.kick) state.kick->signal();
   if (state.call) state.call->signal();

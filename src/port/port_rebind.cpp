@@ -65,6 +65,7 @@ void Port::on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reas
 
 void Port::fail_queue(QueueIndex queue, const Error& reason) {
   Queue& state = queues_[number(queue)];
+  withdraw_doorbell(queue, state);
   state.failed = true;
   status_ = status_ | Status::needs_reset;
   if (state.err) state.err->signal();
@@ -90,6 +91,7 @@ void Port::on_device_gone(std::size_t slot, const Error& reason) {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& state = queues_[i];
     if (state.slot != slot) continue;
+    withdraw_doorbell(QueueIndex{i}, state);
     if (!state.started || is_control(QueueIndex{i})) {
       state.slot = next;
       continue;

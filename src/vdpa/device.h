@@ -65,9 +65,9 @@ struct QueueSetup {
   bool enabled = false;        ///< as which it starts; enable_queue changes it
 };
 
-/// A doorbell that can be mapped into the guest: a store to it kicks the queue.
+/// A doorbell that can be mapped into the guest: a store to it kicks the queue. Both numbers are whole pages, in bytes.
 struct NotifyArea {
-  const OwnedFd& fd;
+  const OwnedFd& fd;  ///< to be mapped, shared
   std::uint64_t offset;
   std::uint64_t size;
 };
@@ -103,6 +103,8 @@ class DeviceObserver {
   virtual void queue_failed(QueueIndex queue, Error reason) = 0;
   /// The Device works no more, and touches no memory any more.
   virtual void device_gone(Error reason) = 0;
+  /// notify_area of a running queue has another answer than before. Called from the loop, not from within a call.
+  virtual void notify_area_changed(QueueIndex /*queue*/) {}
 };
 
 /// Processes virtqueues. All members are called on the control thread; none waits for the driver.

@@ -3,40 +3,72 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace causeway::vhost_user {
+namespace {
 
-BackendChannel::BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged)
-    : loop_(loop), log_(log), socket_(std::move(socket)), acknowledged_(acknowledged) {
+bool is_doorbell(const BackendMessage& message) {
+  return message.request == BackendRequest::vring_host_notifier_msg;
+}
+
+}  // namespace
+
+BackendChannel::BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged, OnDoorbell on_doorbell)
+    : loop_(loop),
+      log_(log),
+      socket_(std::move(socket)),
+      acknowledged_(acknowledged),
+      on_doorbell_(std::move(on_doorbell)) {
   thaw();
 }
 
 void BackendChannel::thaw() {
-  if (is_open_) watch_.emplace(loop_.watch(socket_.fd(), [this] { on_readable(); }));
+  if (!is_open_) return;
+  watch_.emplace(loop_.watch(socket_.fd(), [this] { on_readable(); }));
+  send_next();
 }
 
-void BackendChannel::hand_over(ParcelWriter& parcel) const {
-  const auto write = [&parcel](const BackendMessage& message) {
-    parcel.number(static_cast<std::uint32_t>(message.request));
-    parcel.number(virtio::number(message.queue));
+void BackendChannel::hand_over(ParcelWriter& parcel, std::set<QueueIndex> told) const {
+  const auto write = [&parcel](BackendRequest request, QueueIndex queue) {
+    parcel.number(static_cast<std::uint32_t>(request));
+    parcel.number(virtio::number(queue));
   };
+  std::vector<BackendMessage> rest;
+  for (const BackendMessage& message : waiting_) {
+    if (!is_doorbell(message)) {
+      rest.push_back(message);
+    } else if (!message.area) {
+      told.insert(message.queue);
+    }
+  }
   parcel.descriptor(socket_.fd());
   parcel.flag(acknowledged_);
   parcel.flag(unanswered_.has_value());
-  if (unanswered_) write(*unanswered_);
+  if (unanswered_) {
+    write(unanswered_->request, unanswered_->queue);
+    if (is_doorbell(*unanswered_)) told.insert(unanswered_->queue);
+  }
   parcel.bytes(std::span(reply_).first(filled_));
-  parcel.number(static_cast<std::uint32_t>(waiting_.size()));
-  for (const BackendMessage& message : waiting_) write(message);
+  parcel.number(static_cast<std::uint32_t>(told.size() + rest.size()));
+  for (const QueueIndex queue : told) write(BackendRequest::vring_host_notifier_msg, queue);
+  for (const BackendMessage& message : rest) write(message.request, message.queue);
 }
 
-Result<std::unique_ptr<BackendChannel>> BackendChannel::take_over(Loop& loop, PortLog& log, ParcelReader& parcel) {
+Result<std::unique_ptr<BackendChannel>> BackendChannel::take_over(Loop& loop, PortLog& log, OnDoorbell on_doorbell,
+                                                                  ParcelReader& parcel) {
   const auto read = [&parcel] {
-    const auto request = static_cast<BackendRequest>(parcel.number<std::uint32_t>());
-    return BackendMessage{.request = request, .queue = QueueIndex{parcel.number<std::uint16_t>()}};
+    const auto request = parcel.number<std::uint32_t>();
+    const QueueIndex queue{parcel.number<std::uint16_t>()};
+    if (find_backend_message(request) == nullptr) parcel.refuse("a message to the front-end that does not exist");
+    return BackendMessage{.request = static_cast<BackendRequest>(request), .queue = queue};
   };
   CW_TRY(auto fd, parcel.descriptor());
   CW_TRY(auto socket, UnixSocket::adopt(std::move(fd)));
-  auto channel = std::make_unique<BackendChannel>(loop, log, std::move(socket), parcel.flag());
+  const bool acknowledged = parcel.flag();
+  auto channel = std::make_unique<BackendChannel>(loop, log, std::move(socket), acknowledged, std::move(on_doorbell));
+  channel->freeze();
   if (parcel.flag()) channel->unanswered_ = read();
   const auto partial = parcel.bytes();
   if (partial.size() >= channel->reply_.size()) parcel.refuse("a reply on the back-end channel that is too long");
@@ -45,12 +77,13 @@ Result<std::unique_ptr<BackendChannel>> BackendChannel::take_over(Loop& loop, Po
   channel->filled_ = partial.size();
   const auto waiting = parcel.count(sizeof(std::uint32_t));
   for (std::uint32_t i = 0; i < waiting; ++i) channel->waiting_.push_back(read());
+  if (parcel.has_failed()) return fail(parcel.finish().error());
   return channel;
 }
 
 void BackendChannel::send(BackendMessage message) {
   if (!is_open() || std::ranges::find(waiting_, message) != waiting_.end()) return;
-  waiting_.push_back(message);
+  waiting_.push_back(std::move(message));
   send_next();
 }
 
@@ -60,16 +93,27 @@ void BackendChannel::drop(QueueIndex queue) {
   });
 }
 
+bool BackendChannel::cancel_offer(QueueIndex queue) {
+  return std::erase_if(waiting_, [queue](const BackendMessage& message) {
+           return is_doorbell(message) && message.queue == queue && message.area;
+         }) != 0;
+}
+
+bool BackendChannel::has_waiting_doorbell(QueueIndex queue) const {
+  return std::ranges::any_of(
+      waiting_, [queue](const BackendMessage& message) { return is_doorbell(message) && message.queue == queue; });
+}
+
 void BackendChannel::send_next() {
-  while (is_open() && !unanswered_ && !waiting_.empty()) {
-    const BackendMessage message = waiting_.front();
+  while (is_open() && watch_ && !unanswered_ && !waiting_.empty()) {
+    const BackendMessage message = std::move(waiting_.front());
     waiting_.pop_front();
-    const Bytes bytes = message.request == BackendRequest::config_change_msg
-                            ? encode_config_change(acknowledged_)
-                            : encode_vring_event(message.request, message.queue, acknowledged_);
+    const Outgoing out = encode(message, acknowledged_);
     if (acknowledged_) unanswered_ = message;
-    if (auto sent = socket_.send(bytes); !sent) {
+    if (auto sent = socket_.send(out.bytes, out.fds); !sent) {
       close(fmt::format("{}: {}", spec_of(message.request).name, sent.error().text()));
+    } else if (!acknowledged_ && is_doorbell(message)) {
+      on_doorbell_(message, true);
     }
   }
 }
@@ -86,11 +130,15 @@ void BackendChannel::on_readable() {
 void BackendChannel::take_reply() {
   filled_ = 0;
   if (!unanswered_) return close("a reply that was not asked for");
-  const auto request = unanswered_->request;
-  const auto value = decode_backend_reply(request, reply_);
+  const BackendMessage message = *unanswered_;
+  const auto value = decode_backend_reply(message.request, reply_);
   if (!value) return close(value.error().text());
-  if (*value != 0) log_.warn(fmt::format("{}: the front-end answers {}", spec_of(request).name, *value));
   unanswered_.reset();
+  if (is_doorbell(message)) {
+    on_doorbell_(message, *value == 0);
+  } else if (*value != 0) {
+    log_.warn(fmt::format("{}: the front-end answers {}", spec_of(message.request).name, *value));
+  }
   send_next();
 }
 

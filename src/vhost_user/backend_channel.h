@@ -10,32 +10,45 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 
 namespace causeway::vhost_user {
 
 /// Sends messages in order and never waits for their replies: with REPLY_ACK one is on its way at a time, and equal
-/// ones that wait behind it become one. So at most one message of each kind and queue is held. When the front-end
-/// closes the channel or breaks its rules, the channel says so once and is silent from then on. Thread: control.
+/// ones that wait behind it become one. So at most one message of each kind and queue is held; of doorbells two, one
+/// withdrawn and the next. When the front-end closes the channel or breaks its rules, the channel says so once and is
+/// silent from then on. Thread: control.
 class BackendChannel {
  public:
+  /// Told when a doorbell's message has been answered, or sent where no answers come: whether it was accepted.
+  using OnDoorbell = std::function<void(const BackendMessage& message, bool accepted)>;
+
   /// `acknowledged`: REPLY_ACK is negotiated, so each message asks for a reply.
-  BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged);
+  BackendChannel(Loop& loop, PortLog& log, UnixSocket socket, bool acknowledged, OnDoorbell on_doorbell);
   BackendChannel(const BackendChannel&) = delete;
   BackendChannel& operator=(const BackendChannel&) = delete;
 
-  /// Writes what the channel is, for another process; it must say nothing more here unless that fails.
-  void hand_over(ParcelWriter& parcel) const;
+  /// Writes what the channel is, for another process; it must say nothing more here unless that fails. Doorbells are
+  /// this process's: those that the front-end may have, `told`, are to be withdrawn by the other one, and none is
+  /// offered.
+  void hand_over(ParcelWriter& parcel, std::set<QueueIndex> told) const;
   /// The channel of another process.
-  static Result<std::unique_ptr<BackendChannel>> take_over(Loop& loop, PortLog& log, ParcelReader& parcel);
-  /// No longer reads, and reads again.
+  static Result<std::unique_ptr<BackendChannel>> take_over(Loop& loop, PortLog& log, OnDoorbell on_doorbell,
+                                                           ParcelReader& parcel);
+  /// Between the two it neither reads nor sends; what is to be sent waits.
   void freeze() { watch_.reset(); }
   void thaw();
 
   void send(BackendMessage message);
   /// Forgets what waits to be sent about `queue`, which has stopped.
   void drop(QueueIndex queue);
+  /// Forgets the doorbell of `queue` that waits to be offered; false when none does.
+  bool cancel_offer(QueueIndex queue);
+  /// True when a message about the doorbell of `queue` waits to be sent.
+  bool has_waiting_doorbell(QueueIndex queue) const;
   bool is_open() const { return is_open_; }
 
  private:
@@ -49,6 +62,7 @@ class BackendChannel {
   PortLog& log_;
   UnixSocket socket_;
   bool acknowledged_;
+  OnDoorbell on_doorbell_;
   bool is_open_ = true;
   std::deque<BackendMessage> waiting_;
   std::optional<BackendMessage> unanswered_;

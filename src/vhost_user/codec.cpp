@@ -80,13 +80,26 @@ Bytes encode_backend_reply(std::uint32_t request, std::uint64_t value) {
   return encode_reply(request, U64Answer{value});
 }
 
-Bytes encode_config_change(bool need_reply) {
-  return frame(std::to_underlying(BackendRequest::config_change_msg), need_reply_flag(need_reply), 0);
-}
-
-Bytes encode_vring_event(BackendRequest request, QueueIndex queue, bool need_reply) {
-  return frame_with(std::to_underlying(request), need_reply_flag(need_reply),
-                    wire::VringState{.index = virtio::number(queue), .number = 0});
+Outgoing encode(const BackendMessage& message, bool need_reply) {
+  const auto request = std::to_underlying(message.request);
+  const std::uint32_t flags = need_reply_flag(need_reply);
+  const std::uint32_t queue = virtio::number(message.queue);
+  switch (message.request) {
+    case BackendRequest::config_change_msg:
+      return {.bytes = frame(request, flags, 0), .fds = {}};
+    case BackendRequest::vring_host_notifier_msg:
+      if (!message.area) {
+        return {.bytes = frame_with(request, flags,
+                                    wire::VringArea{.queue = queue | wire::kVringFdNone, .size = 0, .offset = 0}),
+                .fds = {}};
+      }
+      return {.bytes = frame_with(
+                  request, flags,
+                  wire::VringArea{.queue = queue, .size = message.area->size, .offset = message.area->offset}),
+              .fds = {message.area->fd.get()}};
+    default:
+      return {.bytes = frame_with(request, flags, wire::VringState{.index = queue, .number = 0}), .fds = {}};
+  }
 }
 
 Result<std::uint64_t> decode_backend_reply(BackendRequest request,

@@ -36,14 +36,15 @@ Result<Header> decode_header(std::span<const std::byte, kHeaderSize> bytes, Head
 /// its own; Errc::not_supported: we do not handle it. The text names message, value and what is allowed.
 Result<FrontendMessage> decode(const Header& header, std::span<const std::byte> body, std::vector<OwnedFd> fds);
 
-/// A message of a front-end as it goes on the socket. The descriptors are the message's own: it must outlive this.
+/// A message as it goes on the socket. The descriptors are the message's own: it must outlive this.
 struct Outgoing {
   Bytes bytes;
   std::vector<const OwnedFd*> fds;
 };
 Outgoing encode(const FrontendMessage& message, bool need_reply);
 
-/// The descriptors that came along with a reply. The first one is kept: no reply is due to bring more. Value type.
+/// The descriptors that came along with a reply, or with a message of the back-end. The first one is kept: none is due
+/// to bring more. Value type.
 struct ReplyFiles {
   std::size_t count = 0;
   std::shared_ptr<const OwnedFd> first;
@@ -62,23 +63,30 @@ Bytes encode_failure(std::uint32_t request);
 /// A reply without payload: the error form of GET_CONFIG.
 Bytes encode_empty_reply(std::uint32_t request);
 
+/// A doorbell that may be mapped into the guest. Not checked: whoever maps it does that. Value type.
+struct DoorbellArea {
+  std::shared_ptr<const OwnedFd> fd;
+  std::uint64_t offset;  ///< bytes
+  std::uint64_t size;    ///< bytes
+  bool operator==(const DoorbellArea&) const = default;
+};
+
 /// A message of the back-end, on the channel of SET_BACKEND_REQ_FD. Value type.
 struct BackendMessage {
-  BackendRequest request;  ///< config_change_msg, vring_call or vring_err
-  QueueIndex queue{0};     ///< of the last two
+  BackendRequest request;                           ///< one that the table says is handled
+  QueueIndex queue{0};                              ///< of all but config_change_msg
+  std::optional<DoorbellArea> area = std::nullopt;  ///< of vring_host_notifier_msg; absent: the doorbell is withdrawn
   bool operator==(const BackendMessage&) const = default;
 };
 /// Errc::peer_violation: the message breaks a rule of its own, or does not exist; Errc::not_supported: we do not handle
-/// it. The text names the message.
+/// it; Errc::invalid_value: a vring_host_notifier_msg that says nonsense. The text names the message.
 Result<BackendMessage> decode_backend_message(const Header& header, std::span<const std::byte> body,
-                                              std::size_t descriptors);
+                                              const ReplyFiles& files);
 /// The front-end's answer to a back-end message that asks for one; 0 is success.
 Bytes encode_backend_reply(std::uint32_t request, std::uint64_t value);
 
-/// CONFIG_CHANGE_MSG.
-Bytes encode_config_change(bool need_reply);
-/// VRING_CALL or VRING_ERR.
-Bytes encode_vring_event(BackendRequest request, QueueIndex queue, bool need_reply);
+/// A message of the back-end as it goes on the channel; it must outlive this.
+Outgoing encode(const BackendMessage& message, bool need_reply);
 
 inline constexpr std::size_t kBackendReplySize = kHeaderSize + 8;
 /// The front-end's acknowledgement of a back-end message: 0 is success. Errc::peer_violation: it is none for `request`.

@@ -53,6 +53,22 @@ Result<void> check_reply_size(std::string_view name, std::size_t due, std::size_
   return violation(name, fmt::format("a reply of {} bytes, must be {}", size, due));
 }
 
+/// Here a violation harms nobody: the front-end says no, and the queue is kicked by its eventfd.
+Result<BackendMessage> host_notifier(std::string_view name, std::span<const std::byte> body, const ReplyFiles& files) {
+  const auto area = read<wire::VringArea>(body);
+  if ((area.queue & ~(wire::kVringFdIndexMask | wire::kVringFdNone)) != 0) {
+    return fail(Errc::invalid_value, fmt::format("{}: value {:#x}, bits above 8 are reserved", name, area.queue));
+  }
+  const std::size_t due = (area.queue & wire::kVringFdNone) != 0 ? 0 : 1;
+  if (files.count != due || (due == 1 && !files.first)) {
+    return fail(Errc::invalid_value, fmt::format("{}: {} descriptors, takes {}", name, files.count, due));
+  }
+  BackendMessage message{.request = BackendRequest::vring_host_notifier_msg,
+                         .queue = QueueIndex{static_cast<std::uint16_t>(area.queue & wire::kVringFdIndexMask)}};
+  if (due == 1) message.area = DoorbellArea{.fd = files.first, .offset = area.offset, .size = area.size};
+  return message;
+}
+
 }  // namespace
 
 Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
@@ -90,7 +106,7 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
 }
 
 Result<BackendMessage> decode_backend_message(const Header& header, std::span<const std::byte> body,
-                                              std::size_t descriptors) {
+                                              const ReplyFiles& files) {
   const auto name = name_of_backend_request(header.request);
   const MessageSpec* spec = find_backend_message(header.request);
   if (spec == nullptr) return violation(name, "does not exist");
@@ -98,7 +114,8 @@ Result<BackendMessage> decode_backend_message(const Header& header, std::span<co
   if (body.size() < spec->min_size || body.size() > spec->max_size) {
     return violation(name, fmt::format("a payload of {} bytes, must be {}", body.size(), spec->min_size));
   }
-  if (descriptors != 0) return violation(name, fmt::format("{} descriptors, takes none", descriptors));
+  if (spec->payload == Payload::vring_area) return host_notifier(name, body, files);
+  if (files.count != 0) return violation(name, fmt::format("{} descriptors, takes none", files.count));
   BackendMessage message{.request = static_cast<BackendRequest>(header.request)};
   if (spec->payload != Payload::vring_state) return message;
   const auto state = read<wire::VringState>(body);

@@ -96,22 +96,53 @@ TEST(Encode, AsksForAReplyWhenTold) {
   }
 }
 
-Result<BackendMessage> from_backend(std::uint32_t request, const Bytes& body, std::size_t descriptors = 0) {
+Result<BackendMessage> from_backend(std::uint32_t request, const Bytes& body, const ReplyFiles& files = {}) {
   return decode_backend_message(
-      {.request = request, .need_reply = false, .size = static_cast<std::uint32_t>(body.size())}, body, descriptors);
+      {.request = request, .need_reply = false, .size = static_cast<std::uint32_t>(body.size())}, body, files);
+}
+ReplyFiles files_of(std::size_t count) {
+  return {.count = count, .first = std::make_shared<const OwnedFd>(*make_memfd("test", kPage))};
 }
 
 TEST(BackendMessages, AreReceivedAsTheyWereSent) {
   EXPECT_EQ(*from_backend(2, {}), (BackendMessage{.request = BackendRequest::config_change_msg}));
-  const auto call = encode_vring_event(BackendRequest::vring_call, kQueue, false);
-  EXPECT_EQ(*from_backend(4, Bytes(call.begin() + kHeaderSize, call.end())),
-            (BackendMessage{.request = BackendRequest::vring_call, .queue = kQueue}));
+  const BackendMessage call{.request = BackendRequest::vring_call, .queue = kQueue};
+  const Bytes bytes = encode(call, false).bytes;
+  EXPECT_EQ(*from_backend(4, Bytes(bytes.begin() + kHeaderSize, bytes.end())), call);
+}
+
+TEST(BackendMessages, CarryADoorbellOrTakeItBack) {
+  const ReplyFiles files = files_of(1);
+  const BackendMessage offer{.request = BackendRequest::vring_host_notifier_msg,
+                             .queue = kQueue,
+                             .area = DoorbellArea{.fd = files.first, .offset = 2 * kPage, .size = kPage}};
+  const BackendMessage withdrawal{.request = BackendRequest::vring_host_notifier_msg, .queue = kQueue};
+  for (const auto& [message, with] : {std::pair(offer, files), std::pair(withdrawal, ReplyFiles())}) {
+    const Outgoing out = encode(message, true);
+    EXPECT_EQ(out.fds.size(), with.count);
+    EXPECT_EQ(*from_backend(3, Bytes(out.bytes.begin() + kHeaderSize, out.bytes.end()), with), message);
+  }
+}
+
+TEST(BackendMessages, ADoorbellThatMakesNoSenseIsRefusedAndNoMore) {
+  const auto decode_area = [](std::uint64_t queue, std::size_t fds) {
+    const auto message =
+        from_backend(3, bytes_of(wire::VringArea{.queue = queue, .size = kPage, .offset = 0}), files_of(fds));
+    return message ? Errc() : message.error().code;
+  };
+  EXPECT_EQ(decode_area(0, 1), Errc());
+  EXPECT_EQ(decode_area(0x100, 0), Errc());
+  EXPECT_EQ(decode_area(0, 0), Errc::invalid_value);
+  EXPECT_EQ(decode_area(0, 2), Errc::invalid_value);
+  EXPECT_EQ(decode_area(0x100, 1), Errc::invalid_value);
+  EXPECT_EQ(decode_area(0x200, 1), Errc::invalid_value);
+  EXPECT_EQ(from_backend(3, bytes_of(1U)).error().code, Errc::peer_violation);
 }
 
 TEST(BackendMessages, AreRefusedByName) {
   EXPECT_THAT(from_backend(77, {}).error().text(), HasSubstr("back-end message 77: does not exist"));
   EXPECT_THAT(from_backend(2, bytes_of(1U)).error().text(), HasSubstr("CONFIG_CHANGE_MSG: a payload of 4 bytes"));
-  EXPECT_THAT(from_backend(2, {}, 1).error().text(), HasSubstr("CONFIG_CHANGE_MSG: 1 descriptors"));
+  EXPECT_THAT(from_backend(2, {}, files_of(1)).error().text(), HasSubstr("CONFIG_CHANGE_MSG: 1 descriptors"));
   EXPECT_THAT(from_backend(4, bytes_of(wire::VringState{.index = 256, .number = 0})).error().text(),
               HasSubstr("VRING_CALL: queue 256"));
   EXPECT_EQ(from_backend(9, Bytes(40)).error().code, Errc::not_supported);

@@ -15,8 +15,12 @@ constexpr int kReadsPerTurn = 64;
 
 }  // namespace
 
-EventChannel::EventChannel(Loop& loop, UnixSocket socket, std::string subject, OnMessage on_message)
-    : loop_(loop), socket_(std::move(socket)), subject_(std::move(subject)), on_message_(std::move(on_message)) {
+EventChannel::EventChannel(Loop& loop, UnixSocket socket, std::string subject, Check check, OnMessage on_message)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      subject_(std::move(subject)),
+      check_(std::move(check)),
+      on_message_(std::move(on_message)) {
   watch_.emplace(loop_.watch(socket_.fd(), [this] { attend(); }));
 }
 
@@ -34,7 +38,10 @@ bool EventChannel::read_some() {
     return false;
   }
   if (received->bytes == 0) return false;
-  descriptors_ += received->fds.size() + (received->truncated ? 1 : 0);
+  files_.count += received->fds.size() + (received->truncated ? 1 : 0);
+  if (!files_.first && !received->fds.empty()) {
+    files_.first = std::make_shared<const OwnedFd>(std::move(received->fds.front()));
+  }
   filled_ += received->bytes;
   if (filled_ < wanted.size()) return true;
   filled_ = 0;
@@ -48,7 +55,10 @@ bool EventChannel::read_some() {
 
 bool EventChannel::on_message() {
   const Header header = *std::exchange(header_, std::nullopt);
-  const auto message = decode_backend_message(header, body_, std::exchange(descriptors_, 0));
+  auto message = decode_backend_message(header, body_, std::exchange(files_, {}));
+  if (message) {
+    if (auto allowed = check_(*message); !allowed) message = fail(std::move(allowed).error());
+  }
   if (!message && message.error().code == Errc::peer_violation) return close(message.error().text());
   if (header.need_reply) {
     if (auto sent = socket_.send(encode_backend_reply(header.request, message ? 0 : 1)); !sent) {
@@ -59,9 +69,20 @@ bool EventChannel::on_message() {
     log::warn("{}: {}", subject_, message.error().text());
     return true;
   }
-  if (std::ranges::find(arrived_, *message) == arrived_.end()) arrived_.push_back(*message);
-  if (!deliver_soon_) deliver_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] { deliver(); }));
+  keep(*std::move(message));
   return true;
+}
+
+void EventChannel::keep(BackendMessage message) {
+  if (message.request == BackendRequest::vring_host_notifier_msg) drop_doorbell(message.queue);
+  if (std::ranges::find(arrived_, message) == arrived_.end()) arrived_.push_back(std::move(message));
+  if (!deliver_soon_) deliver_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] { deliver(); }));
+}
+
+void EventChannel::drop_doorbell(QueueIndex queue) {
+  std::erase_if(arrived_, [queue](const BackendMessage& message) {
+    return message.request == BackendRequest::vring_host_notifier_msg && message.queue == queue;
+  });
 }
 
 void EventChannel::deliver() {

@@ -14,14 +14,16 @@
 namespace causeway::vhost_user {
 
 /// Each message is answered when it asks for that, and then handed on from the loop, never from within a call into this
-/// class. A message we do not know is answered with a failure; one that breaks a rule closes the channel, which
-/// harms nothing but the back-end's own news. Thread: control.
+/// class. A message we do not know, or that is refused, is answered with a failure; one that breaks a rule closes the
+/// channel, which harms nothing but the back-end's own news. Thread: control.
 class EventChannel {
  public:
   using OnMessage = std::function<void(const BackendMessage&)>;
+  /// Says, before the answer, whether a message is refused; may be called while a request of ours is unanswered.
+  using Check = std::function<Result<void>(const BackendMessage&)>;
 
   /// `subject` begins every log line.
-  EventChannel(Loop& loop, UnixSocket socket, std::string subject, OnMessage on_message);
+  EventChannel(Loop& loop, UnixSocket socket, std::string subject, Check check, OnMessage on_message);
   EventChannel(const EventChannel&) = delete;
   EventChannel& operator=(const EventChannel&) = delete;
 
@@ -29,23 +31,27 @@ class EventChannel {
   const OwnedFd& fd() const { return socket_.fd(); }
   /// Reads and answers what is there; never waits. False once the channel is closed.
   bool attend();
+  /// Forgets what has come of the doorbell of `queue`, which has stopped, and is not handed on yet.
+  void drop_doorbell(QueueIndex queue);
 
  private:
   bool read_some();
   bool on_message();
+  void keep(BackendMessage message);
   void deliver();
   bool close(std::string_view why);
 
   Loop& loop_;
   UnixSocket socket_;
   std::string subject_;
+  Check check_;
   OnMessage on_message_;
   std::array<std::byte, kHeaderSize> head_{};
   std::optional<Header> header_;
   Bytes body_;
   std::size_t filled_ = 0;
-  std::size_t descriptors_ = 0;
-  std::vector<BackendMessage> arrived_;  // each once
+  ReplyFiles files_;
+  std::vector<BackendMessage> arrived_;  // each once; of a doorbell the last word only
   std::optional<Loop::Registration> watch_;
   std::optional<Loop::Registration> deliver_soon_;
 };

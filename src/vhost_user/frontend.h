@@ -88,6 +88,8 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call) override;
   Result<vdpa::QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode) override;
   std::optional<vdpa::QueueState> last_state(QueueIndex queue) const override;
+  /// The back-end's own, where it has one and has told us.
+  std::optional<vdpa::NotifyArea> notify_area(QueueIndex queue) const override;
   std::optional<QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   /// None: the protocol has no counters.
@@ -106,11 +108,13 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
     std::optional<ErrFd> err;  // not in-band: the back-end signals that the ring broke
     std::optional<Loop::Registration> watch_err;
     std::optional<Loop::Registration> watch_kick;  // in-band
+    std::optional<DoorbellArea> doorbell;
   };
 
   Frontend(Loop& loop, FrontendConfig config) : loop_(loop), config_(std::move(config)) {}
 
   // RemoteEvents
+  Result<void> check(const BackendMessage& message) const override;
   void on_message(const BackendMessage& message) override;
   void on_end(const Error& why) override;
 
@@ -156,6 +160,9 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<void> replay(RemoteBackend& remote);
   Result<vdpa::QueueState> resume(QueueIndex index, Queue& queue);
   Result<void> replay_queues(RemoteBackend& remote);
+
+  // frontend_doorbell.cpp
+  void set_doorbell(QueueIndex index, Queue& queue, std::optional<DoorbellArea> area);
 
   // frontend_inflight.cpp
   bool tracks(const RemoteBackend& remote) const;

@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -83,9 +84,25 @@ struct Observer final : vdpa::DeviceObserver {
     failed.emplace_back(virtio::number(queue), reason.text());
   }
   void device_gone(Error reason) override { gone = reason.text(); }
+  void notify_area_changed(QueueIndex queue) override { doorbells.push_back(virtio::number(queue)); }
   int config_changes = 0;
   std::vector<std::pair<unsigned, std::string>> failed;
   std::optional<std::string> gone;
+  std::vector<unsigned> doorbells;
+};
+
+/// Drives a port whose Device a test looks at; remembers which doorbells are on offer.
+struct NearSide final : port::DriverSide {
+  void config_changed() override {}
+  void memory_lost() override {}
+  void offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area) override {
+    offers.insert_or_assign(queue, *identify(area.fd));
+  }
+  void withdraw_notify_area(QueueIndex queue) override { offers.erase(queue); }
+  port::Doorbell doorbell(QueueIndex queue) const override {
+    return offers.contains(queue) ? port::Doorbell::offered : port::Doorbell::none;
+  }
+  std::map<QueueIndex, FileIdentity> offers;
 };
 
 /// Checks at the end of each test that nothing leaked.

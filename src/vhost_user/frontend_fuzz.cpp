@@ -147,6 +147,7 @@ void drive(Loop& loop, Frontend& device, const GuestMemory& guest) {
   done(device.set_queue(QueueIndex{0}, {.ring = ring, .kick = *KickFd::make(), .call = *CallFd::make()}));
   done(device.enable_queue(QueueIndex{0}, true));
   pump();
+  if (const auto area = device.notify_area(QueueIndex{0}); area && area->size == 0) std::abort();
   done(device.read_config(0, bytes));
   done(device.set_mtu(1500));
   done(device.stop_queue(QueueIndex{0}, vdpa::StopMode::leave));

@@ -81,10 +81,7 @@ TEST_F(ARecordOfOurs, MovesWhatIsInFlightAwayAndBack) {
 }
 
 TEST_F(ARecordOfOurs, ReachesThePortWhenTheBackendHasLeft) {
-  struct Side final : port::DriverSide {
-    void config_changed() override {}
-    void memory_lost() override {}
-  } side;
+  NearSide side;
   far_ = disk_side();
   ASSERT_TRUE(make(disk(false)));
   auto fallback = std::make_unique<FakeDevice>(std::uint16_t{1}, "fallback", DeviceType::block);

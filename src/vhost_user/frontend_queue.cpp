@@ -46,6 +46,7 @@ void Frontend::stop_queues_outside(const memory::MemoryMap& map) {
       if (auto stopped = remote_->stop_ring(index, vdpa::StopMode::drain); !stopped)
         log::warn("device {}: {}", info_.name, stopped.error().text());
     }
+    queue.doorbell.reset();
     fail_soon(index, {.code = Errc::peer_violation, .what = "the memory of its ring is gone"});
   }
 }
@@ -99,7 +100,8 @@ Result<void> Frontend::set_queue(QueueIndex index, vdpa::QueueSetup setup) {
               .is_recorded = false,
               .err = {},
               .watch_err = {},
-              .watch_kick = {}};
+              .watch_kick = {},
+              .doorbell = {}};
   CW_TRY(queue.err, ErrFd::make());
   CW_CHECK(with_remote([&](RemoteBackend& remote) { return set_up(remote, index, queue); }));
   const auto place = queues_.insert_or_assign(index, std::move(queue)).first;

@@ -17,7 +17,9 @@ void Frontend::on_message(const BackendMessage& message) {
   }
   const auto found = queues_.find(message.queue);
   if (found == queues_.end()) return;  // news of a queue that has stopped meanwhile
-  if (message.request == BackendRequest::vring_call) {
+  if (message.request == BackendRequest::vring_host_notifier_msg) {
+    set_doorbell(message.queue, found->second, message.area);
+  } else if (message.request == BackendRequest::vring_call) {
     if (found->second.setup.call) found->second.setup.call->signal();
   } else {
     fail_soon(message.queue, {.code = Errc::peer_violation, .what = "the back-end says that its ring is broken"});
@@ -30,6 +32,7 @@ void Frontend::on_end(const Error& why) {
   record_stage_ = RecordStage::nothing;
   if (config_.reconnect) {
     log::warn("device {}: {}; waiting for a back-end", info_.name, why.text());
+    for (auto& [index, queue] : queues_) set_doorbell(index, queue, std::nullopt);
     seek();
     return;
   }

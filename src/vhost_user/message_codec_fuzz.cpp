@@ -1,6 +1,6 @@
 // Any header, any payload, any number of descriptors of any kind through the codec.
-// Input: number of descriptors (low 4 bits) and their kinds (2 bits each, in the next four bytes), then header and
-// payload.
+// Input: number of descriptors (low 4 bits), bit 7: a message of the back-end; the descriptors' kinds (2 bits each, in
+// the next four bytes), then header and payload.
 #include "vhost_user/codec.h"
 #include "vhost_user/test_support.h"
 
@@ -43,10 +43,29 @@ void check_round_trip(const FrontendMessage& message) {
   if (!again || encode(*again, false).bytes != out.bytes) std::abort();
 }
 
+void run_backend_message(std::span<const std::byte> input, std::vector<OwnedFd> fds) {
+  const auto header = decode_header(input.first<kHeaderSize>(), HeaderOf::backend_message);
+  input = input.subspan(kHeaderSize);
+  if (!header || header->size > input.size()) return;
+  ReplyFiles files{.count = fds.size(), .first = {}};
+  if (!fds.empty()) files.first = std::make_shared<const OwnedFd>(std::move(fds.front()));
+  const auto message = decode_backend_message(*header, input.first(header->size), files);
+  if (!message && message.error().what.empty()) std::abort();
+  if (!message) return;
+  const Outgoing out = encode(*message, false);
+  const std::span<const std::byte> bytes(out.bytes);
+  const auto again = decode_header(bytes.first<kHeaderSize>(), HeaderOf::backend_message);
+  if (!again || out.fds.size() != (message->area ? 1 : 0)) std::abort();
+  const ReplyFiles sent{.count = out.fds.size(), .first = message->area ? message->area->fd : nullptr};
+  if (*message != *decode_backend_message(*again, bytes.subspan(kHeaderSize), sent)) std::abort();
+}
+
 void run(std::span<const std::byte> input) {
   if (input.size() < kPreamble + kHeaderSize) return;
   auto fds = make_fds(input.first(kPreamble));
+  const bool is_from_backend = (std::to_integer<unsigned>(input[0]) & 0x80) != 0;
   input = input.subspan(kPreamble);
+  if (is_from_backend) return run_backend_message(input, std::move(fds));
   const auto header = decode_header(input.first<kHeaderSize>());
   input = input.subspan(kHeaderSize);
   if (!header || header->size > input.size()) return;

@@ -51,6 +51,9 @@ Result<void> RemoteBackend::agree() {
   if (!agreed.has(ProtocolFeature::reply_ack) || !agreed.has(ProtocolFeature::backend_req)) {
     agreed = agreed.minus({ProtocolFeature::inband_notifications});
   }
+  if (!spec_of(BackendRequest::vring_host_notifier_msg).needs.minus(agreed).is_empty()) {
+    agreed = agreed.minus({ProtocolFeature::backend_send_fd, ProtocolFeature::host_notifier});
+  }
   // With GET_VRING_BASE_INFLIGHT alone every stop would leave requests in flight: a front-end could drain no more.
   const ProtocolFeatures choice{ProtocolFeature::inflight_shmfd, ProtocolFeature::get_vring_base_inflight,
                                 ProtocolFeature::get_vring_base_skip_drain};
@@ -72,8 +75,10 @@ Result<void> RemoteBackend::agree() {
 
 Result<void> RemoteBackend::open_event_channel() {
   CW_TRY(auto pair, UnixSocket::make_pair());
-  channel_ = std::make_unique<EventChannel>(loop_, std::move(pair.first), options_.name,
-                                            [this](const BackendMessage& message) { events_.on_message(message); });
+  channel_ = std::make_unique<EventChannel>(
+      loop_, std::move(pair.first), options_.name,
+      [this](const BackendMessage& message) { return events_.check(message); },
+      [this](const BackendMessage& message) { events_.on_message(message); });
   requester_.look_after(channel_->fd(), [this] { return channel_->attend(); });
   return tell(SetBackendReqFd{std::move(pair.second)});
 }
@@ -236,6 +241,11 @@ Result<std::uint32_t> RemoteBackend::stop_ring(QueueIndex queue, vdpa::StopMode 
   const bool leaves = mode == vdpa::StopMode::leave && has(ProtocolFeature::get_vring_base_skip_drain);
   const FrontendMessage message = leaves ? FrontendMessage(GetVringBaseSkipDrain{queue}) : GetVringBase{queue};
   CW_TRY(const auto answer, requester_.ask(message));
+  if (channel_) {
+    // What it has sent before it stopped the ring is there by now.
+    channel_->attend();
+    channel_->drop_doorbell(queue);
+  }
   const auto& base = std::get<VringBaseAnswer>(answer);
   if (base.queue != queue) {
     const auto request = leaves ? Request::get_vring_base_skip_drain : Request::get_vring_base;

@@ -42,6 +42,8 @@ struct RemoteRing {
 class RemoteEvents {
  public:
   virtual ~RemoteEvents() = default;
+  /// Whether a message can be accepted; changes nothing. Called from within requests too.
+  virtual Result<void> check(const BackendMessage& message) const = 0;
   virtual void on_message(const BackendMessage& message) = 0;
   /// The connection has ended; the RemoteBackend may be destroyed.
   virtual void on_end(const Error& why) = 0;
@@ -86,7 +88,8 @@ class RemoteBackend {
   Result<void> set_up_ring(const RemoteRing& ring);
   /// Gives the kick descriptor, which starts the ring; absent: the back-end polls.
   Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
-  /// Stops the ring; its position as in SET_VRING_BASE. A back-end that cannot leave requests in flight finishes them.
+  /// Stops the ring; its position as in SET_VRING_BASE. What the back-end has said of its doorbell is void from then
+  /// on. A back-end that cannot leave requests in flight finishes them.
   Result<std::uint32_t> stop_ring(QueueIndex queue, vdpa::StopMode mode);
   Result<void> enable_ring(QueueIndex queue, bool enabled);
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call);

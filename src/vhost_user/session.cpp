@@ -27,9 +27,16 @@ Result<std::unique_ptr<Session>> Session::open(Loop& loop, port::Port& port, Por
 
 Session::Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
                  std::function<void()> on_memory_lost)
-    : loop_(loop), port_(port), log_(log), options_(options), on_memory_lost_(std::move(on_memory_lost)) {}
+    : loop_(loop),
+      port_(port),
+      log_(log),
+      options_(options),
+      on_memory_lost_(std::move(on_memory_lost)),
+      doorbells_(loop, port, log, [this] { return doorbell_channel(); }) {}
 
 Session::~Session() {
+  // Nobody is there to be told.
+  doorbells_.forget_all();
   if (is_attached_) port_.detach();
 }
 

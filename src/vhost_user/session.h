@@ -8,6 +8,7 @@
 #include "port/port.h"
 #include "vhost_user/backend_channel.h"
 #include "vhost_user/codec.h"
+#include "vhost_user/doorbells.h"
 #include "vhost_user/inband_queue.h"
 #include "vhost_user/port_log.h"
 
@@ -75,6 +76,9 @@ class Session final : private port::DriverSide {
   // port::DriverSide
   void config_changed() override;
   void memory_lost() override;
+  void offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area) override { doorbells_.offer(queue, area); }
+  void withdraw_notify_area(QueueIndex queue) override { doorbells_.withdraw(queue); }
+  port::Doorbell doorbell(QueueIndex queue) const override { return doorbells_.state(queue); }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
   Result<void> check_negotiated(const MessageSpec& spec) const;
@@ -128,6 +132,9 @@ class Session final : private port::DriverSide {
   /// Puts back what a reset of the device does not take from the front-end.
   Result<void> restore_rings();
   void send_due_config_change();
+  /// Over which doorbells can be offered; nullptr: they cannot.
+  BackendChannel* doorbell_channel() const;
+  BackendChannel::OnDoorbell on_doorbell();
   // session_handover.cpp
   Result<void> read_state(ParcelReader& parcel);
 
@@ -142,6 +149,7 @@ class Session final : private port::DriverSide {
   bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
   bool is_broken_ = false;            // a rule was broken after which the connection must end
   bool config_change_due_ = false;    // came while suspended
+  Doorbells doorbells_;
   std::unique_ptr<BackendChannel> channel_;
   std::map<QueueIndex, InbandQueue> inband_;  // running queues; destroyed before the channel
   std::map<QueueIndex, RingMemo> rings_;

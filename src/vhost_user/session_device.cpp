@@ -31,6 +31,7 @@ Result<Answer> Session::on(const SetStatus& message) {
     CW_CHECK(port_.set_status(status));
     return Done{};
   }
+  doorbells_.forget_all();
   // QEMU before 8.0 writes 0 at every stop, and only then asks where its rings have stopped: the positions must
   // survive.
   std::vector<vdpa::QueueState> positions;
@@ -49,6 +50,7 @@ Result<Answer> Session::on(const GetStatus&) {
 }
 
 Result<Answer> Session::on(const ResetDevice&) {
+  doorbells_.forget_all();
   port_.reset();
   for (auto& [queue, memo] : rings_) memo.enabled = rings_start_enabled_;
   CW_CHECK(restore_rings());
@@ -69,9 +71,21 @@ Result<Answer> Session::on(SetBackendReqFd message) {
   // In-band events watch the old channel; they end before it does.
   for (auto& [queue, inband] : inband_) inband.unwatch();
   channel_ = std::make_unique<BackendChannel>(loop_, log_, std::move(message.channel),
-                                              protocol_.has(ProtocolFeature::reply_ack));
+                                              protocol_.has(ProtocolFeature::reply_ack), on_doorbell());
   for (auto& [queue, inband] : inband_) inband.watch(loop_, *channel_, queue);
+  doorbells_.offer_again();
   return Done{};
+}
+
+BackendChannel* Session::doorbell_channel() const {
+  const auto missing = spec_of(BackendRequest::vring_host_notifier_msg).needs.minus(protocol_);
+  // Before VERSION_1 a driver's kicks of all queues go to one register.
+  if (!missing.is_empty() || !port_.features().has(virtio::Feature::version_1)) return nullptr;
+  return channel_ && channel_->is_open() ? channel_.get() : nullptr;
+}
+
+BackendChannel::OnDoorbell Session::on_doorbell() {
+  return [this](const BackendMessage& message, bool accepted) { doorbells_.on_answer(message, accepted); };
 }
 
 }  // namespace causeway::vhost_user

@@ -21,6 +21,7 @@ struct Reply {
   std::uint32_t request;
   std::uint32_t flags;
   Bytes payload;
+  std::vector<OwnedFd> fds = {};
   std::uint64_t u64() const { return value_of<std::uint64_t>(payload); }
 };
 
@@ -35,10 +36,11 @@ class Peer {
   /// The next whole message, when one has come.
   std::optional<Reply> receive() {
     Bytes head(kHeaderSize);
-    const auto got = socket_.receive(head);
+    auto got = socket_.receive(head);
     if (!got || got->bytes != head.size()) return std::nullopt;
     const auto header = value_of<wire::Header>(head);
-    Reply reply{.request = header.request, .flags = header.flags, .payload = Bytes(header.size)};
+    Reply reply{
+        .request = header.request, .flags = header.flags, .payload = Bytes(header.size), .fds = std::move(got->fds)};
     if (header.size != 0 && socket_.receive(reply.payload).value().bytes != header.size) return std::nullopt;
     return reply;
   }
@@ -95,6 +97,7 @@ struct Rig {
   std::unique_ptr<port::Port> make_port() {
     auto fake = std::make_unique<FakeDevice>(pairs);
     device = fake.get();
+    if (prepare) prepare(*device);
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     devices.push_back(std::move(fake));
     return *port::Port::make(loop, {.name = "net0", .features_off = {}}, std::move(devices));
@@ -133,6 +136,7 @@ struct Rig {
   SessionOptions options;
   Loop loop;
   PortLog log{"net0"};
+  std::function<void(FakeDevice&)> prepare;  ///< for a device that comes with a new port
   FakeDevice* device = nullptr;
   std::unique_ptr<port::Port> port;
   GuestMemory memory;

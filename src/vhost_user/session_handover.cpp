@@ -19,7 +19,7 @@ void Session::hand_over(ParcelWriter& parcel) const {
     write_event(parcel, memo.err);
   }
   parcel.flag(channel_ && channel_->is_open());
-  if (channel_ && channel_->is_open()) channel_->hand_over(parcel);
+  if (channel_ && channel_->is_open()) channel_->hand_over(parcel, doorbells_.told());
   parcel.number(static_cast<std::uint32_t>(inband_.size()));
   for (const auto& [queue, inband] : inband_) {
     parcel.number(virtio::number(queue));
@@ -51,7 +51,7 @@ Result<void> Session::read_state(ParcelReader& parcel) {
     CW_TRY(memo.err, read_event<ErrFd>(parcel));
   }
   if (parcel.flag()) {
-    CW_TRY(channel_, BackendChannel::take_over(loop_, log_, parcel));
+    CW_TRY(channel_, BackendChannel::take_over(loop_, log_, on_doorbell(), parcel));
   }
   const auto inband = parcel.count(sizeof(std::uint16_t));
   for (std::uint32_t i = 0; i < inband; ++i) {
@@ -69,11 +69,13 @@ Result<void> Session::read_state(ParcelReader& parcel) {
 void Session::freeze() {
   for (auto& [queue, inband] : inband_) inband.unwatch();
   if (channel_) channel_->freeze();
+  doorbells_.freeze();
 }
 
 void Session::thaw() {
   if (!channel_) return;
   channel_->thaw();
+  doorbells_.thaw();
   for (auto& [queue, inband] : inband_) inband.watch(loop_, *channel_, queue);
   send_due_config_change();
 }

@@ -61,6 +61,7 @@ vdpa::StopMode Session::stop_mode() const {
 }
 
 Result<Answer> Session::end_ring(QueueIndex queue, vdpa::StopMode mode) {
+  doorbells_.forget(queue);
   CW_TRY(const auto state, port_.stop_queue(queue, mode));
   inband_.erase(queue);
   if (channel_) channel_->drop(queue);
@@ -118,6 +119,7 @@ Result<void> Session::start_ring(QueueIndex queue, std::optional<KickFd> kick) {
     CW_CHECK(port_.start_queue(queue, std::move(kick)));
   }
   send_due_config_change();
+  doorbells_.send_due();
   return {};
 }
 

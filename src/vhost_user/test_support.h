@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,6 +54,7 @@ inline constexpr std::uint32_t kConfigSize = 12;
 inline constexpr std::uint32_t kWritableConfig = 6;  ///< the first bytes, which the driver may write
 
 inline constexpr std::uint32_t kBlockConfigSize = 60;
+inline constexpr std::uint64_t kPage = 4096;
 
 /// A device of `pairs` queue pairs that moves nothing and remembers everything; as a disk it keeps the record of what
 /// is in flight.
@@ -141,10 +143,15 @@ class FakeDevice final : public vdpa::Device {
   }
   Result<vdpa::QueueState> stop_queue(vdpa::QueueIndex queue, vdpa::StopMode mode) override {
     last_stop = mode;
+    if (on_stop) on_stop();
     CW_TRY(const Queue* state, find(queue));
     const auto position = state->ring.state();
     queues.erase(queue);
     return position;
+  }
+  std::optional<vdpa::NotifyArea> notify_area(vdpa::QueueIndex queue) const override {
+    if (!doorbells) return std::nullopt;
+    return vdpa::NotifyArea{.fd = *doorbells, .offset = kPage * virtio::number(queue), .size = doorbell_size};
   }
   vdpa::ControlReply control(std::span<const std::byte>) override { return {.ack = 1}; }
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex) const override { return {}; }
@@ -172,6 +179,9 @@ class FakeDevice final : public vdpa::Device {
   std::vector<std::byte> announced;
   std::uint16_t mtu = 0;
   std::optional<vdpa::StopMode> last_stop;
+  std::function<void()> on_stop;
+  std::optional<OwnedFd> doorbells;  ///< a page for each queue
+  std::uint64_t doorbell_size = kPage;
 
  private:
   vdpa::DeviceInfo info_{.name = {},

@@ -38,6 +38,13 @@ inline constexpr std::uint32_t kVringAddrLog = 0x1;  ///< VHOST_VRING_F_LOG
 inline constexpr std::uint64_t kVringFdIndexMask = 0xff;
 inline constexpr std::uint64_t kVringFdNone = 0x100;
 
+struct VringArea {
+  std::uint64_t queue;  ///< index and bit 8, as in SET_VRING_KICK
+  std::uint64_t size;
+  std::uint64_t offset;
+};
+static_assert(sizeof(VringArea) == 24);
+
 struct Region {
   std::uint64_t guest_address;
   std::uint64_t size;

@@ -60,6 +60,10 @@ class BlkDriver final : public port::DriverSide {
   std::uint32_t config_changes() const { return config_changes_; }
   void config_changed() override { ++config_changes_; }
   void memory_lost() override {}
+  /// It has no mapping of doorbells: it kicks by eventfd.
+  void offer_notify_area(virtio::QueueIndex /*queue*/, const vdpa::NotifyArea& /*area*/) override {}
+  void withdraw_notify_area(virtio::QueueIndex /*queue*/) override {}
+  port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::none; }
 
  private:
   static constexpr std::size_t kSlot = std::size_t{kLargestData} + 4096;

@@ -86,6 +86,10 @@ class FakeGuest final : public port::DriverSide {
   void config_changed() override { ++config_changes_; }
   std::uint32_t memory_losses() const { return memory_losses_; }
   void memory_lost() override { ++memory_losses_; }
+  /// It has no mapping of doorbells: it kicks by eventfd.
+  void offer_notify_area(virtio::QueueIndex /*queue*/, const vdpa::NotifyArea& /*area*/) override {}
+  void withdraw_notify_area(virtio::QueueIndex /*queue*/) override {}
+  port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::none; }
 
  private:
   struct Queue {
