@@ -43,8 +43,8 @@ std::string polling_text(Polling polling) {
 
 std::string state_text(const PortEntry& entry, const port::PortReport& report) {
   const auto runs = [](const port::QueueReport& queue) { return queue.started && !queue.is_control; };
-  if (!entry.backend) return "refused";
-  if (!report.attached) return "waiting";
+  if (!entry.serves()) return "refused";
+  if (!entry.has_peer()) return "waiting";
   if (std::ranges::any_of(report.queues, &port::QueueReport::failed)) return "failed";
   return std::ranges::any_of(report.queues, runs) ? "running" : "connected";
 }
@@ -101,6 +101,7 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_name(config.name);
   to.set_device_type(config.disk ? "blk" : "net");
   to.set_socket(config.socket);
+  to.set_transport(config.transport == config::Transport::vfio_user ? "vfio-user" : "vhost-user");
   to.set_role(config.role == config::Role::server ? "server" : "client");
   to.set_connection(config.disk ? Disks::store_name(*config.disk) : connection_text(config.connection));
   to.set_worker(config.worker);

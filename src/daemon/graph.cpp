@@ -87,7 +87,8 @@ Result<void> Graph::make_objects(const config::Config& config, Shelf& shelf) {
   CW_CHECK(start_workers(config));
   CW_CHECK(make_switches(config));
   for (const auto& port : config.ports) {
-    PortEntry entry{.config = port, .disks = {}, .tap = {}, .port = {}, .backend = {}, .refused = {}};
+    PortEntry entry;
+    entry.config = port;
     if (auto made = make_port(entry, shelf); !made) return fail(std::move(made).error().context("port " + port.name));
     ports_.push_back(std::move(entry));
   }
@@ -98,7 +99,7 @@ Result<void> Graph::open(Former former) {
   for (PortEntry& entry : ports_) {
     if (entry.backend) {
       entry.backend->thaw();
-    } else {
+    } else if (!entry.serves()) {
       CW_CHECK(start_port(entry, former));
     }
   }
@@ -108,7 +109,10 @@ Result<void> Graph::open(Former former) {
 Graph::Graph(Loop& loop, std::vector<config::DeviceConfig> devices) : loop_(loop), devices_(std::move(devices)) {}
 
 Graph::~Graph() {
-  for (auto& entry : ports_) entry.backend.reset();
+  for (auto& entry : ports_) {
+    entry.backend.reset();
+    entry.function.reset();
+  }
   ports_.clear();
 }
 
@@ -170,10 +174,16 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
   }
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   for (const auto& name : config.devices) {
-    const auto remote = std::ranges::find(devices_, name, &config::DeviceConfig::name);
-    CW_TRY(auto device, remote != devices_.end() ? make_remote_device(loop_, *remote, config)
-                        : entry.disks            ? entry.disks->make(loop_, name)
-                                                 : make_nic(loop_, name, config, link));
+    const auto other = std::ranges::find(devices_, name, &config::DeviceConfig::name);
+    if (other != devices_.end() && other->kind != config::DeviceConfig::Kind::vhost_user) {
+      auto made = Accelerator::make(loop_, *other, config);
+      entry.accelerators.push_back(std::move(made.keeper));
+      devices.push_back(std::move(made.device));
+      continue;
+    }
+    CW_TRY(auto device, other != devices_.end() ? make_remote_device(loop_, *other, config)
+                        : entry.disks           ? entry.disks->make(loop_, name)
+                                                : make_nic(loop_, name, config, link));
     devices.push_back(std::move(device));
   }
   return devices;
@@ -181,14 +191,16 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
 
 Result<void> Graph::make_port(PortEntry& entry, Shelf& shelf) {
   CW_TRY(auto devices, make_devices(entry, shelf));
-  CW_TRY(entry.port, port::Port::make(
-                         loop_, {.name = entry.config.name, .features_off = entry.config.features_off, .state = state_},
-                         std::move(devices)));
+  CW_TRY(entry.port, port::Port::make(loop_,
+                                      {.name = entry.config.name,
+                                       .features_off = entry.config.features_off,
+                                       .state = keeps_state(entry) ? state_ : nullptr},
+                                      std::move(devices)));
   return {};
 }
 
 Result<void> Graph::start_port(PortEntry& entry, Former former) {
-  if (state_ && former == Former::discard) port::discard_record(*state_, entry.config.name);
+  if (keeps_state(entry) && former == Former::discard) port::discard_record(*state_, entry.config.name);
   if (auto restored = restore_port(entry); !restored) {
     entry.refused = restored.error().text();
     log::error("port {}: does not serve: {}. To start it empty: causeway port discard-state {}", entry.config.name,
@@ -199,7 +211,7 @@ Result<void> Graph::start_port(PortEntry& entry, Former former) {
 }
 
 Result<void> Graph::restore_port(PortEntry& entry) const {
-  if (!state_) return {};
+  if (!keeps_state(entry)) return {};
   CW_TRY(auto record, port::load_record(*state_, entry.config.name));
   if (!record) return {};
   return entry.port->restore(std::move(*record));
@@ -207,6 +219,10 @@ Result<void> Graph::restore_port(PortEntry& entry) const {
 
 Result<void> Graph::start_server(PortEntry& entry) {
   const config::PortConfig& config = entry.config;
+  if (config.transport == config::Transport::vfio_user) {
+    CW_TRY(entry.function, FunctionServer::start(loop_, *entry.port, worker(config.worker), config));
+    return {};
+  }
   CW_TRY(entry.backend, vhost_user::Backend::start(loop_, *entry.port, backend_config(config)));
   log::info("port {}: {} '{}', worker {}", config.name,
             config.role == config::Role::server ? "listens on" : "connects to", config.socket, config.worker);
@@ -222,6 +238,10 @@ Result<void> Graph::discard_state(std::string_view name) {
   found->refused.clear();
   log::info("port {}: starts empty, as told", name);
   return {};
+}
+
+bool PortEntry::has_peer() const {
+  return function ? function->is_connected() : backend && backend->report().connected;
 }
 
 Result<const PortEntry*> Graph::find(std::string_view name) const {

@@ -3,8 +3,10 @@
 
 #include "base/loop.h"
 #include "base/worker.h"
+#include "daemon/accelerator.h"
 #include "daemon/config/config.h"
 #include "daemon/disks.h"
+#include "daemon/function_server.h"
 #include "daemon/handover.h"
 #include "port/port.h"
 #include "vhost_user/backend.h"
@@ -22,17 +24,20 @@ class TapLink;
 
 namespace causeway::daemon {
 
-/// A port and the server that drives it. The server goes first; without one, `refused` says why the port does not
-/// serve.
+/// A port and the server that drives it, one of two. The server goes first; without one, `refused` says why the port
+/// does not serve.
 struct PortEntry {
   config::PortConfig config;
   std::unique_ptr<Disks> disks;       ///< for device type block
   std::shared_ptr<net::TapLink> tap;  ///< when it is connected to one
   std::unique_ptr<port::Port> port;
+  std::vector<std::unique_ptr<Accelerator>> accelerators;  ///< those of its Devices that come and go
   std::unique_ptr<vhost_user::Backend> backend;
+  std::unique_ptr<FunctionServer> function;
   std::string refused;
 
-  bool serves() const { return backend != nullptr; }
+  bool serves() const { return backend != nullptr || function != nullptr; }
+  bool has_peer() const;
 };
 
 /// What the daemon does with records of its ports from before.
@@ -90,6 +95,10 @@ class Graph {
   Result<void> start_port(PortEntry& entry, Former former);
   Result<void> restore_port(PortEntry& entry) const;
   Result<void> start_server(PortEntry& entry);
+  /// A driver of a function resets it first, so that nothing of the one before is of use.
+  bool keeps_state(const PortEntry& entry) const {
+    return state_ != nullptr && entry.config.transport == config::Transport::vhost_user;
+  }
   Result<std::shared_ptr<net::Link>> make_link(PortEntry& entry, Shelf& shelf);
   Result<std::unique_ptr<Disks>> make_disks(const config::PortConfig& config, Shelf& shelf) const;
   Worker& worker(std::string_view name) const;

@@ -11,6 +11,11 @@ namespace causeway::daemon {
 
 Result<void> Graph::can_hand_over() const {
   for (const PortEntry& entry : ports_) {
+    if (entry.config.transport == config::Transport::vfio_user) {
+      return fail(Errc::not_supported, fmt::format("port {}: a port that is served by vfio-user cannot be handed over "
+                                                   "yet; restart the daemon instead",
+                                                   entry.config.name));
+    }
     for (const auto& name : entry.config.devices) {
       if (std::ranges::find(devices_, name, &config::DeviceConfig::name) == devices_.end()) continue;
       return fail(Errc::not_supported,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/result.h"
+#include "vfio/bus.h"
 #include "virtio/feature.h"
 
 #include <cstddef>
@@ -9,7 +10,6 @@
 #include <optional>
 #include <span>
 
-#include "vfio/bus.h"
 #include "virtio_pci/layout.h"
 
 namespace causeway::virtio_pci {

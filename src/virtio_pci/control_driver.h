@@ -5,6 +5,7 @@
 #include "base/event_fd.h"
 #include "base/loop.h"
 #include "memory/memory_map.h"
+#include "vfio/bus.h"
 #include "virtio/driver_queue.h"
 
 #include <cstddef>
@@ -14,8 +15,6 @@
 #include <optional>
 #include <span>
 #include <string>
-
-#include "vfio/bus.h"
 
 namespace causeway::virtio_pci {
 

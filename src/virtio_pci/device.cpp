@@ -25,22 +25,52 @@ constexpr unsigned kAdminQueue = 41;
 
 }  // namespace
 
+std::unique_ptr<Device> Device::make_absent(Loop& loop, DeviceConfig config) {
+  return std::unique_ptr<Device>(new Device(loop, std::move(config)));
+}
+
 Result<std::unique_ptr<Device>> Device::make(Loop& loop, std::unique_ptr<vfio::Bus> bus, DeviceConfig config) {
-  const std::string where = fmt::format("device {} ({})", config.name, bus->info().name);
-  std::unique_ptr<Device> device(new Device(loop, std::move(bus), std::move(config)));
-  if (auto learned = device->learn(); !learned) return fail(std::move(learned).error().context(where));
+  auto device = make_absent(loop, std::move(config));
+  CW_CHECK(device->use(std::move(bus)));
   return device;
 }
 
-Device::Device(Loop& loop, std::unique_ptr<vfio::Bus> bus, DeviceConfig config)
-    : loop_(loop), bus_(std::move(bus)), config_(std::move(config)) {
-  bus_->set_observer(this);
+Device::Device(Loop& loop, DeviceConfig config) : loop_(loop), config_(std::move(config)) {
+  info_.name = config_.name;
+  info_.type = config_.type;
+  info_.queues = config_.queues;
+  gone_ = Error{.code = Errc::gone, .what = fmt::format("device {}: no function is there", config_.name)};
 }
 
 Device::~Device() {
+  if (!bus_) return;
   bus_->set_observer(nullptr);
   if (gone_) return;
   if (auto done = reset(); !done) log::warn("device {}: {}", config_.name, done.error().text());
+}
+
+Result<void> Device::use(std::unique_ptr<vfio::Bus> bus) {
+  const std::string where = fmt::format("device {} ({})", config_.name, bus->info().name);
+  control_.reset();
+  bus_ = std::move(bus);
+  if (auto learned = learn(); !learned) {
+    bus_.reset();
+    return fail(std::move(learned).error().context(where));
+  }
+  bus_->set_observer(this);
+  gone_.reset();
+  if (std::exchange(has_been_there_, true)) log::info("{}: is back", where);
+  if (observer_ != nullptr) observer_->device_back();
+  return {};
+}
+
+void Device::set_observer(vdpa::DeviceObserver* observer) {
+  observer_ = observer;
+  tell_soon_.reset();
+  if (observer == nullptr || !gone_) return;
+  tell_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] {
+    if (gone_) observer_->device_gone(*gone_);
+  }));
 }
 
 Result<void> Device::learn() {
@@ -54,11 +84,34 @@ Result<void> Device::learn() {
   std::uint16_t command = kCommandMemory | kCommandBusMaster;
   CW_CHECK(bus_->write(vfio::RegionIndex::config, kCommand, std::as_bytes(std::span(&command, 1))));
   common_.emplace(*bus_, layout_->common);
+  ring_state_.reset();
+  control_index_ = 0;
   if (layout_->ring_state) ring_state_.emplace(*bus_, *layout_->ring_state);
   CW_CHECK(reset());
   CW_TRY(offered_, read_features());
   if (!offered_.has(Feature::version_1)) return fail(Errc::not_supported, "it is a legacy function");
-  return describe();
+  CW_TRY(auto info, describe());
+  if (has_been_there_) {
+    const auto missing = info_.features.minus(info.features);
+    const bool is_smaller =
+        info.queues < info_.queues || info.largest_ring < info_.largest_ring || info.config_size < info_.config_size;
+    if (missing != FeatureSet() || is_smaller) {
+      return fail(Errc::not_supported,
+                  fmt::format("it offers less than the one before: {} queues of {} entries, without {}", info.queues,
+                              info.largest_ring, text(info.type, missing)));
+    }
+  } else {
+    info_ = std::move(info);
+  }
+  return listen();
+}
+
+Result<void> Device::listen() {
+  CW_CHECK(bus_->enable_vectors(vectors_));
+  CW_TRY(config_event_, EventFd::make());
+  CW_CHECK(bus_->set_vector(0, &config_event_->fd()));
+  watch_config_.emplace(loop_.watch(config_event_->fd(), [this] { on_config_event(); }));
+  return {};
 }
 
 Result<FeatureSet> Device::read_features() const {
@@ -71,7 +124,7 @@ Result<FeatureSet> Device::read_features() const {
   return FeatureSet(bits);
 }
 
-Result<void> Device::describe() {
+Result<vdpa::DeviceInfo> Device::describe() {
   FeatureSet usable = offered_.minus(kTransport).minus(kUnwanted).without(kNotifConfigData).without(kAdminQueue);
   if (!ring_state_) usable = usable.without(Feature::ring_packed);
   CW_TRY(const std::uint16_t queues, count_queues(usable));
@@ -88,21 +141,17 @@ Result<void> Device::describe() {
     return fail(Errc::not_supported, fmt::format("it has {} MSI-X vectors, too few for {} queues", vectors_, queues));
   }
   const auto& iovas = bus_->info().iovas;
-  info_ = {.name = config_.name,
-           .type = layout_->type,
-           .features = usable,
-           .queues = queues,
-           .queues_per_unit = static_cast<std::uint16_t>(layout_->type == virtio::DeviceType::net ? 2 : 1),
-           .largest_ring = largest,
-           .config_size = layout_->device ? static_cast<std::uint32_t>(layout_->device->bytes) : 0,
-           .iova_first = iovas.front().first,
-           .iova_last = iovas.back().last,
-           .can = {.reports_state = ring_state_.has_value()}};
-  CW_CHECK(bus_->enable_vectors(vectors_));
-  CW_TRY(config_event_, EventFd::make());
-  CW_CHECK(bus_->set_vector(0, &config_event_->fd()));
-  watch_config_.emplace(loop_.watch(config_event_->fd(), [this] { on_config_event(); }));
-  return {};
+  return vdpa::DeviceInfo{
+      .name = config_.name,
+      .type = layout_->type,
+      .features = usable,
+      .queues = queues,
+      .queues_per_unit = static_cast<std::uint16_t>(layout_->type == virtio::DeviceType::net ? 2 : 1),
+      .largest_ring = largest,
+      .config_size = layout_->device ? static_cast<std::uint32_t>(layout_->device->bytes) : 0,
+      .iova_first = iovas.front().first,
+      .iova_last = iovas.back().last,
+      .can = {.reports_state = ring_state_.has_value()}};
 }
 
 /// Data queues, of which no more are used than are wanted; finds the control queue behind them.
@@ -192,6 +241,7 @@ Result<void> Device::set_status(vdpa::Status status) {
 }
 
 Result<void> Device::read_config(std::uint32_t offset, std::span<std::byte> to) const {
+  if (!layout_) return fail(*gone_);
   if (!layout_->device || offset > layout_->device->bytes || to.size() > layout_->device->bytes - offset) {
     return fail(Errc::peer_violation,
                 fmt::format("device {}: configuration space ends before {}", config_.name, offset + to.size()));
@@ -220,28 +270,42 @@ void Device::on_config_event() {
   ++generation_;
   const auto status = common_->get(&CommonCfg::device_status);
   if (status && has(vdpa::Status{*status}, vdpa::Status::needs_reset)) {
-    return bus_gone({.code = Errc::gone, .what = "it needs a reset"});
+    return leave({.code = Errc::gone, .what = "it needs a reset"});
   }
   if (observer_ != nullptr) observer_->config_changed();
 }
 
 void Device::bus_gone(Error reason) {
+  leave(std::move(reason));
+}
+
+/// The function works no more, or cannot go on.
+void Device::leave(Error reason) {
   if (gone_) return;
   watch_config_.reset();
+  last_states_.clear();
   for (auto& [index, queue] : queues_) {
     queue.watch_kick.reset();
-    if (!queue.started || !ring_state_ || !ring_state_->keeps(index, queue.setup.ring)) continue;
-    auto state = ring_state_->state(index, queue.setup.ring, *map_);
-    if (state) {
+    queue.doorbell.reset();
+    if (!queue.started) {
+      last_states_.insert_or_assign(index, queue.setup.ring.start);
+      continue;
+    }
+    if (!ring_state_ || !ring_state_->keeps(index, queue.setup.ring)) continue;
+    if (auto state = ring_state_->state(index, queue.setup.ring, *map_)) {
       last_states_.insert_or_assign(index, std::move(*state));
     } else {
       log::warn("device {} queue {}: {}", info_.name, virtio::number(index), state.error().text());
     }
   }
   queues_.clear();
+  // What is mapped in the function went with it, or is not reached by it any more; who brings it back maps it again.
+  map_ = memory::MemoryMap::empty();
+  negotiated_.reset();
   gone_ = std::move(reason);
   gone_->code = Errc::gone;
   if (observer_ != nullptr) observer_->device_gone(*gone_);
+  if (config_.on_gone) config_.on_gone();
 }
 
 std::optional<vdpa::QueueState> Device::last_state(virtio::QueueIndex queue) const {
@@ -250,10 +314,11 @@ std::optional<vdpa::QueueState> Device::last_state(virtio::QueueIndex queue) con
 }
 
 Result<void> Device::map(std::span<const memory::Region> regions) {
+  if (gone_) return {};
   std::vector<memory::Region> all = map_->regions();
   all.insert(all.end(), regions.begin(), regions.end());
   CW_TRY(auto map, memory::MemoryMap::make(std::move(all)));
-  for (std::size_t i = 0; !gone_ && i < regions.size(); ++i) {
+  for (std::size_t i = 0; i < regions.size(); ++i) {
     auto mapped = bus_->dma_map(regions[i]);
     if (mapped) continue;
     for (std::size_t done = 0; done < i; ++done) {
@@ -268,6 +333,7 @@ Result<void> Device::map(std::span<const memory::Region> regions) {
 }
 
 Result<void> Device::unmap(std::span<const memory::Region> regions) {
+  if (gone_) return {};
   std::vector<memory::Region> rest = map_->regions();
   std::erase_if(rest, [&](const memory::Region& region) {
     return std::ranges::any_of(regions, [&](const memory::Region& gone) { return gone.same_as(region); });
@@ -282,7 +348,6 @@ Result<void> Device::unmap(std::span<const memory::Region> regions) {
   map_ = std::move(map);
   Result<void> outcome;
   for (const memory::Region& region : regions) {
-    if (gone_) break;
     if (auto done = bus_->dma_unmap(region); !done) outcome = std::move(done);
   }
   return outcome;

@@ -7,9 +7,11 @@
 #include "base/mapping.h"
 #include "memory/memory_map.h"
 #include "vdpa/device.h"
+#include "vfio/bus.h"
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,7 +19,6 @@
 #include <string>
 #include <vector>
 
-#include "vfio/bus.h"
 #include "virtio_pci/capabilities.h"
 #include "virtio_pci/control_driver.h"
 #include "virtio_pci/registers.h"
@@ -31,6 +32,8 @@ struct DeviceConfig {
   std::uint16_t queues = 2;                  ///< data queues wanted; a function that has fewer gives fewer
   std::uint32_t largest_ring = 1024;         ///< entries; no more are offered
   std::chrono::milliseconds patience{1000};  ///< for the function to reset, and for a queue to drain
+  /// Called when the function has gone, after the observer; `use` must not be called from within.
+  std::function<void()> on_gone = nullptr;
 };
 
 /// Doorbell and interrupt go past us: the guest writes to the function's notify area where the front-end can map it,
@@ -41,20 +44,27 @@ struct DeviceConfig {
 /// rings are not offered, a ring in use is refused, a queue that stops must drain first, and of what did not drain
 /// receive buffers and disk requests are run again by the next Device, transmit buffers are used unsent.
 ///
-/// Invariants: (1) info() never changes; (2) a queue is enabled in the function only if it is enabled here; (3) the
-/// function reaches the memory that was mapped, and a control ring of ours. Thread: control.
+/// Invariants: (1) info() never changes once there has been a function; (2) a queue is enabled in the function only if
+/// it is enabled here; (3) the function reaches the memory that was mapped, and a control ring of ours. Thread:
+/// control.
 class Device final : public vdpa::Device, private vfio::BusObserver {
  public:
-  /// Takes the function over, resets it and learns what it is. Errc::not_supported: it is no modern virtio function of
-  /// that type; Errc::peer_violation: its configuration space is broken; Errc::gone. All name the Device and the bus.
-  /// `loop` must outlive it.
+  /// Without a function, which may come later: until then it is a Device that has gone. `loop` must outlive it.
+  static std::unique_ptr<Device> make_absent(Loop& loop, DeviceConfig config);
+  /// The same with a function from the start; the errors are those of `use`.
   static Result<std::unique_ptr<Device>> make(Loop& loop, std::unique_ptr<vfio::Bus> bus, DeviceConfig config);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
   ~Device() override;
 
+  /// Takes a function over in the place of one that is not there, or not any more: resets it and learns what it is; the
+  /// observer is told. Errc::not_supported: it is no modern virtio function of that type, or offers less than the one
+  /// before; Errc::peer_violation: its configuration space is broken; Errc::gone. All name the Device and the bus.
+  Result<void> use(std::unique_ptr<vfio::Bus> bus);
+  bool is_gone() const { return gone_.has_value(); }
+
   const vdpa::DeviceInfo& info() const override { return info_; }
-  void set_observer(vdpa::DeviceObserver* observer) override { observer_ = observer; }
+  void set_observer(vdpa::DeviceObserver* observer) override;
   Result<void> set_features(virtio::FeatureSet features) override;
   vdpa::Status status() const override { return status_; }
   Result<void> set_status(vdpa::Status status) override;
@@ -85,14 +95,16 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
     std::optional<Loop::Registration> watch_kick;
   };
 
-  Device(Loop& loop, std::unique_ptr<vfio::Bus> bus, DeviceConfig config);
+  Device(Loop& loop, DeviceConfig config);
 
   // vfio::BusObserver
   void bus_gone(Error reason) override;
 
   // device.cpp
   Result<void> learn();
-  Result<void> describe();
+  Result<vdpa::DeviceInfo> describe();
+  Result<void> listen();
+  void leave(Error reason);
   Result<std::uint16_t> count_queues(virtio::FeatureSet offered);
   Result<virtio::FeatureSet> read_features() const;
   Result<void> reset();
@@ -122,7 +134,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   bool is_transmit(virtio::QueueIndex index) const;
 
   Loop& loop_;
-  std::unique_ptr<vfio::Bus> bus_;
+  std::unique_ptr<vfio::Bus> bus_;  // nullptr: never there
   DeviceConfig config_;
   vdpa::DeviceInfo info_{};
   vdpa::DeviceObserver* observer_ = nullptr;
@@ -140,6 +152,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   std::map<virtio::QueueIndex, Queue> queues_;
   std::map<virtio::QueueIndex, vdpa::QueueState> last_states_;  // of a function that has gone
   std::optional<Error> gone_;
+  bool has_been_there_ = false;
   std::optional<EventFd> config_event_;
   std::optional<Loop::Registration> watch_config_;
   std::unique_ptr<ControlDriver> control_;

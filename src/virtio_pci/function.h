@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "base/worker.h"
 #include "port/port.h"
+#include "vfio/bus.h"
 
 #include <cstdint>
 #include <memory>
@@ -14,7 +15,6 @@
 #include <span>
 #include <vector>
 
-#include "vfio/bus.h"
 #include "virtio_pci/config_space.h"
 #include "virtio_pci/doorbells.h"
 #include "virtio_pci/layout.h"
@@ -81,6 +81,10 @@ class Function final : public vfio::Bus, private port::DriverSide {
   // port::DriverSide
   void config_changed() override;
   void memory_lost() override;
+  /// The doorbells are memory of ours: a page of another device cannot take their place.
+  void offer_notify_area(virtio::QueueIndex /*queue*/, const vdpa::NotifyArea& /*area*/) override {}
+  void withdraw_notify_area(virtio::QueueIndex /*queue*/) override {}
+  port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::refused; }
 
   // function.cpp; one of `read` and `written` is empty
   Result<void> access(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> read,

@@ -2,12 +2,12 @@
 #pragma once
 
 #include "memory/guest_span.h"
+#include "vfio/bus.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
-#include "vfio/bus.h"
 #include "virtio_pci/capabilities.h"
 
 namespace causeway::virtio_pci {

@@ -4,12 +4,12 @@
 
 #include "memory/memory_map.h"
 #include "vdpa/device.h"
+#include "vfio/bus.h"
 #include "virtio/inflight.h"
 
 #include <cstdint>
 #include <optional>
 
-#include "vfio/bus.h"
 #include "virtio_pci/registers.h"
 
 namespace causeway::virtio_pci {

@@ -83,7 +83,8 @@ struct Stream {
   FakeGuest& to;
   net::MacAddress source;
   net::MacAddress target;
-  bool may_lose = false;  ///< frames that are on their way when a queue stops
+  std::uint32_t count;    ///< frames to be sent
+  bool may_lose = false;  ///< those that are on their way when a queue stops
   std::uint32_t sent = 0;
   std::uint32_t next = 0;
   std::uint32_t came = 0;
@@ -92,7 +93,7 @@ struct Stream {
 
   void turn(std::uint32_t window = 100) {
     from.reap(0);
-    while (sent - next < window && from.send(0, {}, numbered(sent, target, source))) ++sent;
+    while (sent < count && sent - next < window && from.send(0, {}, numbered(sent, target, source))) ++sent;
     from.flush(0);
     drain();
     if (may_lose && steady_clock::now() - progress > std::chrono::milliseconds(100)) next = sent;
@@ -115,8 +116,8 @@ struct Accelerated : ::testing::TestWithParam<FeatureSet> {
   /// Both directions until `count` frames have come, with `between` now and then.
   template <class Between>
   void exchange(Rig& rig, std::uint32_t count, Between between, bool may_lose = false) {
-    Stream out{.from = *rig.a, .to = *rig.b, .source = kMacA, .target = kMacB};
-    Stream in{.from = *rig.b, .to = *rig.a, .source = kMacB, .target = kMacA, .may_lose = may_lose};
+    Stream out{.from = *rig.a, .to = *rig.b, .source = kMacA, .target = kMacB, .count = count};
+    Stream in{.from = *rig.b, .to = *rig.a, .source = kMacB, .target = kMacA, .count = count, .may_lose = may_lose};
     // The switch learns where A is before B sends to it.
     while (out.came == 0) {
       out.turn(1);
@@ -124,7 +125,7 @@ struct Accelerated : ::testing::TestWithParam<FeatureSet> {
     }
     std::uint32_t next = 100;
     const auto end = steady_clock::now() + kLimit;
-    while (out.came < count || in.came < count) {
+    while (out.next < count || in.next < count) {
       ASSERT_LT(steady_clock::now(), end)
           << "sent " << out.sent << ", got " << out.came << "; back " << in.sent << ", " << in.came;
       out.turn();
@@ -243,9 +244,9 @@ TEST(RemoteAccelerator, ItsDeathIsNoticedAndSoftwareGoesOnWhereItStood) {
     auto a = value_or_die(FakeGuest::plug_in(*port_a, {.features = features}));
     auto b = value_or_die(FakeGuest::plug_in(*port_b, {.features = features}));
     ASSERT_EQ(port_a->report().queues[kTransmit].device, "accelerator");
-    Stream out{.from = *a, .to = *b, .source = kMacA, .target = kMacB};
+    Stream out{.from = *a, .to = *b, .source = kMacA, .target = kMacB, .count = 5000};
     const auto end = steady_clock::now() + kLimit;
-    while (out.came < 5000) {
+    while (out.next < out.count) {
       ASSERT_LT(steady_clock::now(), end) << "sent " << out.sent << ", got " << out.came;
       out.turn();
       loop.run_ready();

@@ -17,7 +17,8 @@ ALLOWED["vfio"] = ALLOWED["memory"] | {"memory"}
 ALLOWED["vfio_user"] = ALLOWED["vfio"] | {"vfio"}
 ALLOWED["virtio_pci"] = ALLOWED["port"] | {"port", "vfio"}  # over any Bus: it knows no socket
 ALLOWED["control"] = set()
-ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "blk", "vhost_user", "control"}
+ALLOWED["daemon"] = ALLOWED["port"] | {"port", "net", "blk", "vhost_user", "vfio", "vfio_user",
+                                                                      "virtio_pci", "control"}
 ALLOWED["cli"] = {"base", "control"}
 TEST_SUPPORT = {"support"}
 

@@ -93,15 +93,26 @@ Result<Role> read_role(const Section& section, Role fallback) {
 }
 
 Result<DeviceConfig> read_device(Section section, const Config& config) {
-  constexpr Choice<DeviceConfig::Kind> kKinds[] = {{"vhost-user", DeviceConfig::Kind::vhost_user}};
+  using Kind = DeviceConfig::Kind;
+  constexpr Choice<Kind> kKinds[] = {
+      {"vhost-user", Kind::vhost_user}, {"vfio-user", Kind::vfio_user}, {"vfio", Kind::vfio}};
   DeviceConfig device;
   CW_TRY(device.name, read_new_name(section, "device", config.devices));
-  CW_CHECK(section.allow_only({"name", "kind", "socket", "role", "reconnect"}));
-  if (!section.has("kind")) return section.missing("kind", "\"vhost-user\"");
-  CW_TRY(device.kind, section.choice<DeviceConfig::Kind>("kind", device.kind, kKinds));
+  if (!section.has("kind")) return section.missing("kind", "\"vhost-user\", \"vfio-user\" or \"vfio\"");
+  CW_TRY(device.kind, section.choice<Kind>("kind", device.kind, kKinds));
+  if (device.kind == Kind::vfio) {
+    CW_CHECK(section.allow_only({"name", "kind", "address"}));
+    CW_TRY(device.address, section.required_text("address", "a PCI address such as \"0000:01:00.0\""));
+    return device;
+  }
   CW_TRY(auto socket, read_socket(section, "socket"));
-  if (!socket) return section.missing("socket", "the path of the back-end's vhost-user socket");
+  if (!socket) return section.missing("socket", "the path of the other process's socket");
   device.socket = std::move(*socket);
+  if (device.kind == Kind::vfio_user) {
+    CW_CHECK(section.allow_only({"name", "kind", "socket"}));
+    return device;
+  }
+  CW_CHECK(section.allow_only({"name", "kind", "socket", "role", "reconnect"}));
   CW_TRY(device.role, read_role(section, device.role));
   CW_TRY(device.reconnect, section.flag("reconnect", device.reconnect));
   return device;

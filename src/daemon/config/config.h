@@ -48,12 +48,18 @@ struct Connection {
 
 /// A Device that is not made by a port itself.
 struct DeviceConfig {
-  enum class Kind : std::uint8_t { vhost_user };  ///< another process
+  enum class Kind : std::uint8_t {
+    vhost_user,  ///< another process, reached as a back-end
+    vfio_user,   ///< another process, reached as a virtio-pci function
+    vfio,        ///< a virtio-pci function behind the kernel's VFIO
+  };
   std::string name;
   Kind kind = Kind::vhost_user;
-  std::string socket;
+  std::string socket;   ///< of another process
+  std::string address;  ///< on the PCI bus: "0000:01:00.0"
   Role role = Role::client;
-  bool reconnect = true;  ///< when the other process leaves: waits for it, instead of using the port's next Device
+  /// vhost_user: when the other process leaves, waits for it, instead of using the port's next Device.
+  bool reconnect = true;
   bool operator==(const DeviceConfig&) const = default;
 };
 
@@ -78,9 +84,17 @@ struct DiskPortConfig {
   bool operator==(const DiskPortConfig&) const = default;
 };
 
+/// As what a port is served.
+enum class Transport : std::uint8_t {
+  vhost_user,  ///< as a back-end
+  vfio_user,   ///< as a virtio-pci function
+};
+
 struct PortConfig {
   std::string name;
   std::string socket;
+  Transport transport = Transport::vhost_user;
+  bool ring_state = true;  ///< vfio_user: the function says where its rings stand
   Role role = Role::server;
   virtio::DeviceType device = virtio::DeviceType::net;
   std::uint16_t queue_pairs = 1;

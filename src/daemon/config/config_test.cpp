@@ -189,7 +189,7 @@ INSTANTIATE_TEST_SUITE_P(Words, BadConnection,
 
 TEST(Config, MissingKeysAreNamedAtTheTable) {
   EXPECT_EQ(error_of("\n[[port]]\nname = 'net0'\n"),
-            "causeway.toml:2: port 'net0': key 'socket' is missing; expected the path of the vhost-user socket");
+            "causeway.toml:2: port 'net0': key 'socket' is missing; expected the path of the port's socket");
   EXPECT_THAT(error_of("[[port]]\nsocket = '/a'\n"),
               StartsWith("causeway.toml:1: port number 1: key 'name' is missing;"));
   EXPECT_THAT(error_of("[[port]]\nname = 'a'\nsocket = '/a'\n"), HasSubstr("key 'connection' is missing; expected"));
@@ -202,8 +202,10 @@ TEST(Config, DevicesThatAreOtherProcesses) {
   const Config config = parsed(devices + port_with("devices = ['far', 'soft']"));
   EXPECT_THAT(
       config.devices,
-      ElementsAre(DeviceConfig{.name = "near", .socket = "/tmp/near.sock"},
-                  DeviceConfig{.name = "far", .socket = "/tmp/far.sock", .role = Role::server, .reconnect = false}));
+      ElementsAre(
+          DeviceConfig{.name = "near", .socket = "/tmp/near.sock", .address = {}},
+          DeviceConfig{
+              .name = "far", .socket = "/tmp/far.sock", .address = {}, .role = Role::server, .reconnect = false}));
   EXPECT_THAT(config.ports.at(0).devices, ElementsAre("far", "soft"));
 
   EXPECT_THAT(error_of("[[device]]\nname='d'\n"),

@@ -68,7 +68,7 @@ Result<std::string> read_worker(const Section& section, const Config& config, co
 
 Result<std::string> read_port_socket(const Section& section, const Config& config) {
   CW_TRY(const auto socket, read_socket(section, "socket"));
-  if (!socket) return section.missing("socket", "the path of the vhost-user socket");
+  if (!socket) return section.missing("socket", "the path of the port's socket");
   const auto same = [&](const std::string& other) {
     return std::filesystem::path(other).lexically_normal() == std::filesystem::path(*socket).lexically_normal();
   };
@@ -136,10 +136,28 @@ Result<std::uint16_t> read_queue_size(const Section& section, std::uint16_t fall
   return value;
 }
 
+/// As what the port is served, and what only one of the ways has.
+Result<void> read_transport(const Section& section, PortConfig& port) {
+  constexpr Choice<Transport> kTransports[] = {{"vhost-user", Transport::vhost_user},
+                                               {"vfio-user", Transport::vfio_user}};
+  CW_TRY(port.transport, section.choice<Transport>("transport", port.transport, kTransports));
+  CW_TRY(port.role, read_role(section, port.role));
+  CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
+  CW_TRY(port.ring_state, section.flag("ring-state", true));
+  if (port.transport == Transport::vhost_user) {
+    if (!section.has("ring-state")) return {};
+    return section.bad("ring-state", "no such key where transport is not \"vfio-user\"");
+  }
+  if (port.role != Role::server) return section.bad("role", "\"server\", since its transport is \"vfio-user\"");
+  if (!port.inband_notifications) return {};
+  return section.bad("inband-notifications", "no such key where transport is not \"vhost-user\"");
+}
+
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
-  CW_CHECK(section.allow_only({"name", "socket", "role", "device", "queue-pairs", "queue-size", "mac", "mtu", "worker",
-                               "connection", "devices", "features-off", "inband-notifications"}));
+  CW_CHECK(
+      section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs", "queue-size",
+                          "mac", "mtu", "worker", "connection", "devices", "features-off", "inband-notifications"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
@@ -165,11 +183,10 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   } else {
     CW_CHECK(read_net_port(section, config, port));
   }
-  CW_TRY(port.role, read_role(section, Role::server));
+  CW_CHECK(read_transport(section, port));
   CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
   CW_TRY(port.features_off, read_features_off(section, port.device));
-  CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
   return port;
 }
 

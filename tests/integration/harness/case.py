@@ -25,13 +25,13 @@ class IntegrationCase(unittest.TestCase):
         logs = REPOSITORY / "build/integration-logs" / self.id().split(".", 1)[-1]
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
-        for log in [*self.folder.glob("*.log"), *self.folder.glob("*.toml")]:
-            shutil.copy(log, logs)
+        for log in [*self.folder.glob("**/*.log"), *self.folder.glob("**/*.toml")]:
+            shutil.copy(log, logs / "-".join(log.relative_to(self.folder).parts))
         shutil.rmtree(self.folder)
 
-    def start_daemon(self, *ports, **options):
-        """Starts causewayd with the ports."""
-        daemon = Causewayd(self.folder, ports, **options)
+    def start_daemon(self, *ports, folder=None, **options):
+        """Starts causewayd with the ports, with its files in a folder that no other daemon has."""
+        daemon = Causewayd(folder or self.folder, ports, **options)
         self.addCleanup(daemon.kill)
         daemon.start()
         return daemon

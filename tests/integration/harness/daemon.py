@@ -16,8 +16,8 @@ WORKER = "w0"
 
 @dataclass(frozen=True)
 class Port:
-    """One port of the daemon; `devices` names the Devices that its queues can be rebound between, and `remotes` says which
-    of them are other processes, and on which socket."""
+    """One port of the daemon; `devices` names the Devices that its queues can be rebound between, `remotes` says which of
+    them are other processes' back-ends, and on which socket, and `functions` which are virtio-pci functions."""
 
     name: str
     socket: Path
@@ -29,13 +29,15 @@ class Port:
     mtu: int = 1500
     devices: tuple = ("soft",)
     remotes: tuple = ()  # of (name, socket, whether it is waited for)
+    functions: tuple = ()  # of (name, the keys that say where it is)
+    more: tuple = ()  # of (key, value): further keys
 
     def section(self):
         """What its table in the configuration file says."""
         return {"name": self.name, "socket": str(self.socket), "role": self.role, "device": "net",
                 "queue-pairs": self.queue_pairs, "queue-size": self.queue_size,
                 **({"mac": self.mac} if self.mac else {}), "mtu": self.mtu, "worker": WORKER,
-                "connection": self.connection, "devices": list(self.devices)}
+                "connection": self.connection, "devices": list(self.devices), **dict(self.more)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DiskPort:
     queues: int = 1
     devices: tuple = ("soft",)
     remotes: tuple = ()
+    functions: tuple = ()
     more: tuple = ()  # of (key, value)
 
     def section(self):
@@ -64,6 +67,8 @@ def render_config(control, ports, polling="adaptive", cpu=None, state=None):
                 ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
     for name, socket, reconnect in [remote for port in ports for remote in port.remotes]:
         sections.append(("[[device]]", {"name": name, "kind": "vhost-user", "socket": str(socket), "reconnect": reconnect}))
+    for name, place in [function for port in ports for function in port.functions]:
+        sections.append(("[[device]]", {"name": name, **place}))
     for port in ports:
         sections.append(("[[port]]", port.section()))
     # Strings, numbers and lists of strings are written in TOML as in JSON.
@@ -128,6 +133,13 @@ class Causewayd:
         # Fields 14 and 15 of the whole line, the third being the first after the name in parentheses.
         fields = Path(f"/proc/{self.program.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def context_switches(self):
+        """How often its threads have given up or lost their processors."""
+        total = 0
+        for status in Path(f"/proc/{self.program.pid}/task").glob("*/status"):
+            total += sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
+        return total
 
     def stop(self, limit=20):
         """Ends the daemon with SIGTERM; it must exit with code 0."""

@@ -1,0 +1,149 @@
+"""Guests whose queues an accelerator works: another causewayd, whose ports are virtio-pci functions (vfio-user)."""
+
+import time
+import unittest
+
+from harness.case import IntegrationCase
+from harness.daemon import Port
+from harness.guest import Nic
+from harness.process import wait_for
+from harness.transfer import ENDLESS, Transfer
+
+ADDRESSES = ("10.0.0.1", "10.0.0.2")
+MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
+MIB = 1 << 20
+
+
+class AcceleratorCase(IntegrationCase):
+    """Two guests on two ports; each port has a function on the accelerator's switch, and software on the daemon's own."""
+
+    def start(self, properties="", pairs=1, ring_state=True):
+        self.functions = [Port(f"f{n}", self.folder / f"f{n}.sock", mac=mac, queue_pairs=pairs,
+                               more=(("transport", "vfio-user"), ("ring-state", ring_state)))
+                          for n, mac in enumerate(MACS)]
+        self.accelerator_folder = self.folder / "accelerator"
+        self.accelerator_folder.mkdir()
+        self.accelerator = self.start_daemon(*self.functions, folder=self.accelerator_folder)
+        self.ports = [Port(f"net{n}", self.folder / f"net{n}.sock", mac=mac, queue_pairs=pairs,
+                           devices=(f"acc{n}", "soft"),
+                           functions=((f"acc{n}", {"kind": "vfio-user", "socket": str(function.socket)}),))
+                      for n, (mac, function) in enumerate(zip(MACS, self.functions))]
+        self.daemon = self.start_daemon(*self.ports)
+        self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs=pairs,
+                                                         properties=f"page-per-vq=on{properties}"))
+                       for n, port in enumerate(self.ports)]
+        for guest, address in zip(self.guests, ADDRESSES):
+            guest.set_address(address)
+        self.guests[0].await_ping(ADDRESSES[1])
+
+    def queues(self, port):
+        """Its data queues, as the control API shows them."""
+        return [queue for queue in self.daemon.cli_json("port", "show", port)["queues"]
+                if queue["kind"] in ("receive", "transmit")]
+
+    def devices_of(self, port):
+        return {queue["device"] for queue in self.queues(port)}
+
+    def await_devices(self, suffixes):
+        """Waits until the queues of both ports are on these Devices."""
+        for n in range(2):
+            wanted = {f"acc{n}" if suffix == "acc" else suffix for suffix in suffixes}
+            wait_for(lambda n=n, wanted=wanted: self.devices_of(f"net{n}") == wanted, 30, f"net{n} is on {wanted}",
+                     self.daemon.program)
+
+    def received(self, guest=1):
+        return int(self.guests[guest].check("cat /sys/class/net/eth0/statistics/rx_bytes"))
+
+    def await_progress(self):
+        """Waits until clearly more has come than had."""
+        before = self.received()
+        wait_for(lambda: self.received() >= before + 4 * MIB, 60, "the stream goes on", self.daemon.program)
+
+    def start_stream(self):
+        stream = Transfer(self.guests[0], ADDRESSES[0], self.guests[1], times=ENDLESS)
+        self.await_progress()
+        return stream
+
+    def finish(self, stream):
+        self.assertFalse(stream.is_done(), "the stream has ended before it was told to")
+        stream.stop()
+        outcome = stream.finish(limit=120)
+        print(f"{outcome.mib} MiB in {outcome.seconds:.0f} s", end=" ", flush=True)
+
+
+class DirectPath(AcceleratorCase):
+    """The accelerator works the rings, and the daemon does nothing at all."""
+
+    def test_nobody_of_ours_is_on_the_path(self):
+        self.start()
+        self.await_devices({"acc"})
+        for port in ("net0", "net1"):
+            wait_for(lambda port=port: {queue["doorbell"] for queue in self.queues(port)} == {"accepted"}, 30,
+                     f"the guest of {port} rings the doorbells itself", self.daemon.program)
+        tree = self.guests[0].qmp.execute("human-monitor-command", **{"command-line": "info mtree"})
+        self.assertIn("host-notifier", tree)
+        stream = self.start_stream()
+        kicks = self.kicks()
+        time.sleep(2)  # the control API's threads come to rest after the question
+        cpu, switches = self.daemon.cpu_seconds(), self.daemon.context_switches()
+        before = self.received()
+        wait_for(lambda: self.received() >= before + 32 * MIB, 60, "the stream goes on", self.daemon.program)
+        spent, switched = self.daemon.cpu_seconds() - cpu, self.daemon.context_switches() - switches
+        print(f"{spent:.2f} s of processor time, {switched} context switches", end=" ", flush=True)
+        self.assertEqual(spent, 0)
+        self.assertEqual(switched, 0)
+        self.assertEqual(self.kicks(), kicks)
+        self.finish(stream)
+
+    def kicks(self):
+        """How many kicks have come to us and were passed on."""
+        return [queue["counters"]["kicks_passed_on"] for port in ("net0", "net1") for queue in self.queues(port)]
+
+
+class Moves(AcceleratorCase):
+    """Between accelerator and software, by wish and by death, under a stream that checks what comes."""
+
+    def move_both(self, suffix):
+        for n in range(2):
+            self.daemon.cli("port", "rebind", f"net{n}", "--all", "--device", f"acc{n}" if suffix == "acc" else suffix)
+
+    def assert_moves(self, **options):
+        self.start(**options)
+        self.await_devices({"acc"})
+        stream = self.start_stream()
+        for suffix in ("soft", "acc") * 3:
+            self.move_both(suffix)
+            self.await_devices({suffix})
+            self.await_progress()
+        self.finish(stream)
+
+    def test_split(self):
+        self.assert_moves()
+
+    def test_packed(self):
+        self.assert_moves(properties=",packed=on")
+
+    def test_accelerator_is_killed_and_comes_back(self):
+        self.start(properties=",packed=on")
+        self.await_devices({"acc"})
+        stream = self.start_stream()
+        for _ in range(3):
+            self.accelerator.kill()
+            self.await_devices({"soft"})
+            self.await_progress()
+            self.accelerator.start()
+            self.await_devices({"acc"})
+            self.await_progress()
+        self.finish(stream)
+
+    def test_accelerator_that_is_not_there_at_first(self):
+        self.start()
+        self.daemon.stop()
+        self.accelerator.stop()
+        self.daemon.start()
+        self.accelerator.start()
+        self.await_devices({"acc"})
+
+
+if __name__ == "__main__":
+    unittest.main()
