@@ -101,8 +101,11 @@ class DeviceObserver {
   virtual void config_changed() = 0;
   /// The queue has stopped by itself because its ring is broken.
   virtual void queue_failed(QueueIndex queue, Error reason) = 0;
-  /// The Device works no more, and touches no memory any more.
+  /// The Device works no more, and touches no memory any more. It has forgotten everything, memory maps included, and
+  /// is not spoken to until it is back.
   virtual void device_gone(Error reason) = 0;
+  /// A Device that was gone can be used again. Called from the loop, not from within a call.
+  virtual void device_back() {}
   /// notify_area of a running queue has another answer than before. Called from the loop, not from within a call.
   virtual void notify_area_changed(QueueIndex /*queue*/) {}
 };

@@ -13,6 +13,7 @@ namespace {
 
 constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net},
                                                    {"blk", virtio::DeviceType::block}};
+constexpr Choice<Failback> kFailbacks[] = {{"auto", Failback::automatic}, {"manual", Failback::manual}};
 constexpr std::string_view kConnectionRule =
     "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\", \"source\" or "
     "\"source:BYTES\" with frames of 60 to 1514 bytes";
@@ -139,7 +140,7 @@ Result<std::uint16_t> read_queue_size(const Section& section, std::uint16_t fall
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
   CW_CHECK(section.allow_only({"name", "socket", "role", "device", "queue-pairs", "queue-size", "mac", "mtu", "worker",
-                               "connection", "devices", "features-off", "inband-notifications"}));
+                               "connection", "devices", "failback", "features-off", "inband-notifications"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
@@ -168,6 +169,7 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   CW_TRY(port.role, read_role(section, Role::server));
   CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
+  CW_TRY(port.failback, section.choice<Failback>("failback", Failback::automatic, kFailbacks));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
   return port;
