@@ -191,11 +191,12 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
 
 Result<void> Graph::make_port(PortEntry& entry, Shelf& shelf) {
   CW_TRY(auto devices, make_devices(entry, shelf));
-  CW_TRY(entry.port, port::Port::make(loop_,
-                                      {.name = entry.config.name,
-                                       .features_off = entry.config.features_off,
-                                       .state = keeps_state(entry) ? state_ : nullptr},
-                                      std::move(devices)));
+  port::PortConfig config{.name = entry.config.name,
+                          .features_off = entry.config.features_off,
+                          .state = keeps_state(entry) ? state_ : nullptr,
+                          .failback = entry.config.failback == config::Failback::manual ? port::Failback::manual
+                                                                                        : port::Failback::automatic};
+  CW_TRY(entry.port, port::Port::make(loop_, std::move(config), std::move(devices)));
   return {};
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace causeway::port {
 
@@ -21,6 +22,7 @@ class Port::Observer final : public vdpa::DeviceObserver {
   void config_changed() override { port_.on_config_changed(); }
   void queue_failed(QueueIndex queue, Error reason) override { port_.on_queue_failed(slot_, queue, reason); }
   void device_gone(Error reason) override { port_.on_device_gone(slot_, reason); }
+  void device_back() override { port_.on_device_back(slot_); }
   void notify_area_changed(QueueIndex queue) override { port_.on_notify_area_changed(slot_, queue); }
 
  private:
@@ -45,11 +47,22 @@ Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Devi
   for (auto& device : devices) {
     auto observer = std::make_unique<Observer>(*this, slots_.size());
     device->set_observer(observer.get());
-    slots_.push_back({.device = std::move(device), .observer = std::move(observer), .unusable = {}});
+    slots_.push_back({.device = std::move(device), .observer = std::move(observer)});
   }
   const vdpa::DeviceInfo& last = info();
   const auto control = fallback().device->control_queue(last.features);
   queues_.resize(last.queues + (control ? 1u : 0u));
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    std::size_t slot = 0;
+    while (slot + 1 < slots_.size() && !has_queue(slot, QueueIndex{i})) ++slot;
+    queues_[i].slot = queues_[i].preferred = slot;
+  }
+  for (const Slot& slot : slots_) {
+    const vdpa::DeviceInfo& own = slot.device->info();
+    if (own.queues >= last.queues) continue;
+    log::info("port {}: device {} has {} queues of {}; the others begin on the next device", name(), own.name,
+              own.queues, last.queues);
+  }
 }
 
 Port::~Port() {
@@ -82,6 +95,7 @@ void Port::detach() {
   mtu_.reset();
   unmap_everywhere(memory_->regions());
   memory_ = memory::MemoryMap::empty();
+  for (Slot& slot : slots_) slot.memory.clear();
   side_ = nullptr;
 }
 
@@ -94,27 +108,31 @@ Result<void> Port::set_features(FeatureSet features) {
   if (!is_suspended()) return fail(Errc::peer_violation, "features cannot change while queues run");
   // The last Device decides what was offered, so it must be able to take it; for the others it is a matter of binding.
   for (Slot& slot : slots_) {
+    if (!slot.gone.empty()) continue;
     const auto taken = slot.device->set_features(features);
-    slot.unusable = taken ? std::string() : taken.error().text();
+    slot.features = taken ? std::string() : taken.error().text();
     if (taken) continue;
     if (&slot == &fallback()) return fail(taken.error());
     log::info("port {}: device {} cannot take the negotiated features: {}", name(), slot.device->info().name,
-              slot.unusable);
+              slot.features);
   }
+  if (std::ranges::none_of(slots_, &Slot::is_usable)) return fail(Errc::gone, fallback().why_not());
   if (virtio::layout_of(features) != virtio::layout_of(features_)) {
     for (Queue& queue : queues_) queue.start.reset();
   }
   features_ = features;
-  const std::size_t best = best_slot();
-  for (Queue& queue : queues_) {
-    if (!slots_[queue.slot].unusable.empty()) queue.slot = best;
-  }
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) queues_[i].slot = choose_slot(QueueIndex{i});
   return {};
 }
 
-std::size_t Port::best_slot() const {
-  const auto usable = std::ranges::find_if(slots_, [](const Slot& slot) { return slot.unusable.empty(); });
-  return usable == slots_.end() ? slots_.size() - 1 : static_cast<std::size_t>(usable - slots_.begin());
+template <class Work>
+Result<void> Port::tell_all(Work work) {
+  if (fallback().gone.empty()) CW_CHECK(work(*fallback().device));
+  for (std::size_t slot = 0; slot + 1 < slots_.size(); ++slot) {
+    if (!slots_[slot].gone.empty()) continue;
+    if (auto done = work(*slots_[slot].device); !done) make_unusable(slot, &Slot::settings, done.error());
+  }
+  return {};
 }
 
 Result<void> Port::set_status(Status status) {
@@ -122,7 +140,7 @@ Result<void> Port::set_status(Status status) {
     reset();
     return {};
   }
-  for (Slot& slot : slots_) CW_CHECK(slot.device->set_status(status));
+  CW_CHECK(tell_all([status](vdpa::Device& device) { return device.set_status(status); }));
   status_ = status;
   return {};
 }
@@ -138,16 +156,19 @@ void Port::reset() {
 
 void Port::forget_driver() {
   for (Slot& slot : slots_) {
+    slot.features.clear();
+    slot.settings.clear();
+    if (!slot.gone.empty()) continue;
     if (auto done = slot.device->set_status(Status::reset); !done) {
       log::warn("port {}: device {} did not reset: {}", name(), slot.device->info().name, done.error().text());
     }
-    slot.unusable.clear();
   }
   for (Queue& queue : queues_) {
     // The binding is the operator's and stays; everything else was the driver's.
-    const std::size_t slot = queue.slot;
+    const auto [slot, preferred] = std::pair(queue.slot, queue.preferred);
     queue = Queue{};
     queue.slot = slot;
+    queue.preferred = preferred;
   }
   control_log_.clear();
   config_written_.clear();
@@ -160,7 +181,7 @@ Result<void> Port::read_config(std::uint32_t offset, std::span<std::byte> to) co
 }
 
 Result<void> Port::write_config(std::uint32_t offset, std::span<const std::byte> from) {
-  for (Slot& slot : slots_) CW_CHECK(slot.device->write_config(offset, from));
+  CW_CHECK(tell_all([offset, from](vdpa::Device& device) { return device.write_config(offset, from); }));
   for (std::uint32_t i = 0; i < from.size(); ++i) config_written_[offset + i] = from[i];
   save();
   return {};
@@ -171,7 +192,7 @@ Result<void> Port::announce(std::span<const std::byte, 6> mac) {
 }
 
 Result<void> Port::set_mtu(std::uint16_t mtu) {
-  for (Slot& slot : slots_) CW_CHECK(slot.device->set_mtu(mtu));
+  CW_CHECK(tell_all([mtu](vdpa::Device& device) { return device.set_mtu(mtu); }));
   mtu_ = mtu;
   save();
   return {};

@@ -32,13 +32,24 @@ using vdpa::QueueState;
 using vdpa::Status;
 using virtio::FeatureSet;
 
+/// What becomes of the queues of a Device that could not be used for a while.
+enum class Failback : std::uint8_t {
+  automatic,  ///< they go back to it
+  manual,     ///< they stay where they are until the operator rebinds them
+};
+
 struct PortConfig {
   std::string name;
   FeatureSet features_off;  ///< never offered
   /// Where it keeps what must survive this process; nullptr: nowhere, and after a crash nothing is known.
   std::shared_ptr<const StateDirectory> state = nullptr;
+  Failback failback = Failback::automatic;
 };
 
+/// A queue is bound to the Device that the operator chose last, else to the first one that has that many queues; while
+/// that one cannot be used (it is gone, or refuses what was negotiated, written, or the guest's memory), to the first
+/// other one that can. Only the last Device's refusals are the driver side's concern.
+///
 /// Invariants: (1) a started queue runs on exactly one Device; (2) every usable Device has every memory region mapped;
 /// (3) started and enabled are independent of each other; (4) after `detach` no Device touches the memory of the driver
 /// that has gone, and of its state there is left only a record, for the case that it comes back; (5) with a state
@@ -151,7 +162,14 @@ class Port {
   struct Slot {
     std::unique_ptr<vdpa::Device> device;
     std::unique_ptr<Observer> observer;
-    std::string unusable;  ///< why it cannot take what is negotiated; empty when it can
+    // Why no queue can run on it. Each is empty while it does not stand in the way.
+    std::string gone = {};      ///< it is not spoken to, until it is back
+    std::string features = {};  ///< it refuses the negotiated ones, until others are
+    std::string settings = {};  ///< it refuses what was written or told, until a reset
+    std::string memory = {};    ///< it refuses the guest's, and has none mapped, until it takes it
+    const std::string& why_not() const;
+    bool is_usable() const { return why_not().empty(); }
+    bool has_memory() const { return gone.empty() && memory.empty(); }
   };
   struct Queue {
     std::optional<virtio::QueueSize> size;
@@ -160,7 +178,8 @@ class Port {
     std::optional<KickFd> kick;
     std::optional<CallFd> call;
     std::optional<ErrFd> err;
-    std::size_t slot = 0;  ///< the binding: which Device
+    std::size_t slot = 0;       ///< the binding: which Device
+    std::size_t preferred = 0;  ///< the binding that is wanted
     bool started = false;
     bool enabled = false;
     bool failed = false;
@@ -176,7 +195,11 @@ class Port {
   Result<Queue*> find_stopped(QueueIndex queue, std::string_view wish);
   bool is_control(QueueIndex queue) const;
   Slot& fallback() { return slots_.back(); }
-  std::size_t best_slot() const;
+  std::size_t choose_slot(QueueIndex queue) const;
+  bool has_queue(std::size_t slot, QueueIndex queue) const;
+  /// Has all Devices that are there do the same.
+  template <class Work>
+  Result<void> tell_all(Work work);
 
   Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
   Result<bool> resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
@@ -216,14 +239,24 @@ class Port {
   void resume(std::span<const std::uint16_t> queues);
 
   Result<void> change_memory(std::vector<memory::Region> regions);
-  Result<void> map_everywhere(std::span<const memory::Region> regions);
+  Result<void> map_everywhere(std::span<const memory::Region> regions, std::span<const memory::Region> mapped);
   void unmap_everywhere(std::span<const memory::Region> regions);
+  std::vector<std::size_t> without_memory() const;
+  void offer_memory_again(std::span<const std::size_t> slots);
 
   bool is_bound(std::size_t slot) const;
   void replay_control(std::size_t slot);
   vdpa::ControlReply control(std::span<const std::byte> command);
   void on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason);
+  Result<void> move(QueueIndex queue, Queue& state, std::size_t to);
+  // port_device.cpp: Devices that cannot be used, and can again
+  void make_unusable(std::size_t slot, std::string Slot::* reason, const Error& error);
+  void move_off(std::size_t slot, bool is_there);
+  void bring_up(Slot& slot) const;
+  Result<void> repeat_settings(vdpa::Device& device) const;
+  void fail_back(std::size_t slot);
   void on_device_gone(std::size_t slot, const Error& reason);
+  void on_device_back(std::size_t slot);
   void on_config_changed();
   void on_notify_area_changed(std::size_t slot, QueueIndex queue);
   void fail_queue(QueueIndex queue, const Error& reason);

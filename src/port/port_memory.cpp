@@ -61,8 +61,9 @@ Result<void> Port::change_memory(Regions regions) {
   CW_TRY(auto next, memory::MemoryMap::make(std::move(regions)));
   const Regions added = missing_in(memory_->regions(), next->regions());
   const Regions removed = missing_in(next->regions(), memory_->regions());
+  const auto refusing = without_memory();
   if (!overlap_in_iova(added, removed)) {
-    CW_CHECK(map_everywhere(added));
+    CW_CHECK(map_everywhere(added, memory_->regions()));
     memory_ = std::move(next);
     if (control_queue_) {
       if (auto kept = control_queue_->replace_map(memory_); !kept) {
@@ -71,16 +72,19 @@ Result<void> Port::change_memory(Regions regions) {
       }
     }
     unmap_everywhere(removed);
+    offer_memory_again(refusing);
     save();
     return {};
   }
   // Other memory comes to lie at an address in use: no queue may run in between.
   const auto paused = pause_all();
   unmap_everywhere(removed);
-  auto mapped = map_everywhere(added);
+  const Regions kept = missing_in(removed, memory_->regions());
+  auto mapped = map_everywhere(added, kept);
   if (mapped) {
     memory_ = std::move(next);
-  } else if (auto back = map_everywhere(removed); !back) {
+    offer_memory_again(refusing);
+  } else if (auto back = map_everywhere(removed, kept); !back) {
     log::error("port {}: memory cannot be mapped back: {}", name(), back.error().text());
   }
   resume(paused);
@@ -115,17 +119,24 @@ void Port::resume(std::span<const std::uint16_t> queues) {
   }
 }
 
-Result<void> Port::map_everywhere(std::span<const memory::Region> regions) {
+/// `mapped` is what the Devices have already. One that refuses more of it keeps nothing, and its queues go elsewhere;
+/// it is the last one that must not refuse.
+Result<void> Port::map_everywhere(std::span<const memory::Region> regions, std::span<const memory::Region> mapped) {
   if (regions.empty()) return {};
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    auto mapped = slots_[i].device->map(regions);
-    if (mapped) continue;
-    for (std::size_t done = 0; done < i; ++done) {
-      if (auto undone = slots_[done].device->unmap(regions); !undone) {
-        log::error("port {}: device {}: {}", name(), slots_[done].device->info().name, undone.error().text());
-      }
+  if (fallback().gone.empty()) {
+    if (auto taken = fallback().device->map(regions); !taken) {
+      return fail(std::move(taken).error().context("device " + info().name));
     }
-    return fail(std::move(mapped).error().context("device " + slots_[i].device->info().name));
+  }
+  for (std::size_t i = 0; i + 1 < slots_.size(); ++i) {
+    if (!slots_[i].has_memory()) continue;
+    const auto taken = slots_[i].device->map(regions);
+    if (taken) continue;
+    make_unusable(i, &Slot::memory, taken.error());
+    if (mapped.empty()) continue;
+    if (auto unmapped = slots_[i].device->unmap(mapped); !unmapped) {
+      log::error("port {}: device {}: {}", name(), slots_[i].device->info().name, unmapped.error().text());
+    }
   }
   return {};
 }
@@ -133,9 +144,34 @@ Result<void> Port::map_everywhere(std::span<const memory::Region> regions) {
 void Port::unmap_everywhere(std::span<const memory::Region> regions) {
   if (regions.empty()) return;
   for (const Slot& slot : slots_) {
+    if (!slot.has_memory()) continue;
     if (auto unmapped = slot.device->unmap(regions); !unmapped) {
       log::error("port {}: device {}: {}", name(), slot.device->info().name, unmapped.error().text());
     }
+  }
+}
+
+/// The Devices that have refused the memory.
+std::vector<std::size_t> Port::without_memory() const {
+  std::vector<std::size_t> slots;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i].memory.empty()) slots.push_back(i);
+  }
+  return slots;
+}
+
+void Port::offer_memory_again(std::span<const std::size_t> slots) {
+  for (const std::size_t index : slots) {
+    Slot& slot = slots_[index];
+    if (!memory_->regions().empty()) {
+      if (auto taken = slot.device->map(memory_->regions()); !taken) {
+        slot.memory = taken.error().text();
+        continue;
+      }
+    }
+    slot.memory.clear();
+    log::info("port {}: device {} takes the guest's memory again", name(), slot.device->info().name);
+    if (slot.is_usable()) fail_back(index);
   }
 }
 

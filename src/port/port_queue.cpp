@@ -183,7 +183,7 @@ Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
                                [this](std::span<const std::byte> command) { return control(command); },
                                [this, queue](const Error& reason) { fail_queue(queue, reason); }));
   } else {
-    if (!slots_[slot].unusable.empty()) return fail(Errc::not_supported, slots_[slot].unusable);
+    if (!slots_[slot].is_usable()) return fail(Errc::not_supported, slots_[slot].why_not());
     if (!is_bound(slot) && slot + 1 < slots_.size()) replay_control(slot);
     CW_CHECK(slots_[slot].device->set_queue(queue, std::move(setup)));
     CW_CHECK(slots_[slot].device->enable_queue(queue, state.enabled));

@@ -1,4 +1,4 @@
-// Queues move to another Device: because somebody wishes it, or because theirs has gone; and queues that fail.
+// Queues move to another Device because somebody wishes it; and queues that fail.
 
 #include "port/port.h"
 
@@ -21,19 +21,25 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
   if (target == slots_.end()) {
     return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
   }
-  if (!target->unusable.empty()) return fail(Errc::not_supported, target->unusable);
+  if (!target->is_usable()) return fail(Errc::not_supported, target->why_not());
   const auto to = static_cast<std::size_t>(target - slots_.begin());
-  const std::size_t from = state.slot;
-  if (to == from) return {};
-  if (number(queue) >= target->device->info().queues) {
+  if (!has_queue(to, queue)) {
     return fail(Errc::invalid_value,
                 fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
   }
-  if (!state.started) {
-    state.slot = to;
-    save();
-    return {};
+  if (state.started && to != state.slot) {
+    CW_CHECK(move(queue, state, to));
+    ++rebinds_;
   }
+  state.slot = to;
+  state.preferred = to;
+  save();
+  return {};
+}
+
+/// Moves a queue that runs.
+Result<void> Port::move(QueueIndex queue, Queue& state, std::size_t to) {
+  const std::size_t from = state.slot;
   // One that has failed is still the old Device's; on the new one it has another try.
   auto position = halt(queue, state, vdpa::StopMode::leave);
   if (!position) {
@@ -43,11 +49,7 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
   }
   state.start = std::move(*position);
   auto moved = run_on(queue, state, to);
-  if (moved) {
-    ++rebinds_;
-    save();
-    return {};
-  }
+  if (moved) return {};
   if (auto kept = run_anywhere(queue, state, slots_.size() - 1, from); !kept) {
     state.started = true;
     fail_queue(queue, kept.error());
@@ -73,38 +75,6 @@ void Port::fail_queue(QueueIndex queue, const Error& reason) {
   log::error("port {} queue {}: stopped, needs reset: {}", name(), number(queue), reason.text());
   if (const auto held_back = log_limit_.take_suppressed(); held_back > 0) {
     log::error("port {}: {} more such lines were held back", name(), held_back);
-  }
-}
-
-/// Where a queue stands whose Device has gone.
-Result<QueueState> Port::state_left(std::size_t slot, QueueIndex queue, Queue& state) const {
-  auto left = slots_[slot].device->last_state(queue);
-  if (!left) return recover_state(queue, state);
-  note_run_again(queue, state, *left);
-  return *std::move(left);
-}
-
-void Port::on_device_gone(std::size_t slot, const Error& reason) {
-  log::error("port {}: device {} is gone: {}", name(), slots_[slot].device->info().name, reason.text());
-  slots_[slot].unusable = reason.text();
-  const std::size_t next = best_slot();
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    Queue& state = queues_[i];
-    if (state.slot != slot) continue;
-    withdraw_doorbell(QueueIndex{i}, state);
-    if (!state.started || is_control(QueueIndex{i})) {
-      state.slot = next;
-      continue;
-    }
-    auto position = state_left(slot, QueueIndex{i}, state);
-    if (!position) {
-      fail_queue(QueueIndex{i}, position.error());
-      continue;
-    }
-    state.start = std::move(*position);
-    if (auto taken = run_anywhere(QueueIndex{i}, state, next, slots_.size() - 1); !taken) {
-      fail_queue(QueueIndex{i}, taken.error());
-    }
   }
 }
 

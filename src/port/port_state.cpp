@@ -63,7 +63,8 @@ QueueRecord Port::record_of(QueueIndex queue) const {
                      .started = state.started,
                      .enabled = state.enabled,
                      .device = slots_[state.slot].device->info().name,
-                     .start = state.start};
+                     .start = state.start,
+                     .preferred = slots_[state.preferred].device->info().name};
   if (!state.size || !state.addresses) return record;
   const auto ring = ring_of(queue, state);
   if (!ring) return record;
@@ -125,10 +126,15 @@ Result<void> Port::check_offer(const PortRecord& record) const {
 
 void Port::bind_as(const PortRecord& record) {
   for (std::size_t i = 0; i < std::min<std::size_t>(info().queues, record.queues.size()); ++i) {
-    const auto bound = std::ranges::find_if(
-        slots_, [&](const Slot& slot) { return slot.device->info().name == record.queues[i].device; });
-    if (bound != slots_.end() && i < bound->device->info().queues) {
-      queues_[i].slot = static_cast<std::size_t>(bound - slots_.begin());
+    const auto find_slot = [&](const std::string& device) -> std::optional<std::size_t> {
+      const auto found =
+          std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
+      if (found == slots_.end() || i >= found->device->info().queues) return std::nullopt;
+      return static_cast<std::size_t>(found - slots_.begin());
+    };
+    if (const auto preferred = find_slot(record.queues[i].preferred)) queues_[i].preferred = *preferred;
+    if (const auto bound = find_slot(record.queues[i].device)) {
+      queues_[i].slot = *bound;
       continue;
     }
     log::warn("port {} queue {}: device '{}', to which it was bound, is no longer there", name(), i,

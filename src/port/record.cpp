@@ -15,6 +15,7 @@ namespace {
 constexpr std::uint32_t kMagic = 0x54505743;  // "CWPT"
 constexpr std::size_t kHead = 16;             // magic, format, length of what follows, checksum
 constexpr std::uint32_t kFirst = std::to_underlying(RecordFormat::first);
+constexpr std::uint32_t kSecond = std::to_underlying(RecordFormat::second);
 constexpr std::uint32_t kCurrent = std::to_underlying(RecordFormat::current);
 
 /// Of the head without its last field, and of what follows.
@@ -90,6 +91,8 @@ void write_body(ParcelWriter& to, const PortRecord& record, RecordFormat format)
   }
   to.flag(record.mtu.has_value());
   if (record.mtu) to.number(*record.mtu);
+  if (format == RecordFormat::second) return;
+  for (const QueueRecord& queue : record.queues) to.text(queue.preferred);
 }
 
 // --- Reading --------------------------------------------------------------------------------------------------------
@@ -178,6 +181,7 @@ PortRecord read_body(ParcelReader& from, std::uint32_t format) {
     insert_in_order(from, record.control, topic, from.bytes());
   }
   read(from, record.rebinds);
+  for (QueueRecord& queue : record.queues) queue.preferred = queue.device;
   if (format == kFirst) return record;
   const auto written = from.count(sizeof(std::uint32_t) + 1);
   for (std::uint32_t i = 0; i < written; ++i) {
@@ -185,6 +189,8 @@ PortRecord read_body(ParcelReader& from, std::uint32_t format) {
     insert_in_order(from, record.config, offset, std::byte{from.number<std::uint8_t>()});
   }
   if (from.flag()) record.mtu = from.number<std::uint16_t>();
+  if (format == kSecond) return record;
+  for (QueueRecord& queue : record.queues) queue.preferred = from.text();
   return record;
 }
 

@@ -57,6 +57,7 @@ struct QueueRecord {
   bool enabled = false;
   std::string device;                                      ///< the binding
   std::optional<virtio::QueueState> start = std::nullopt;  ///< where it was to resume when it started last
+  std::string preferred = {};                              ///< the binding that is wanted
   bool operator==(const QueueRecord&) const = default;
 };
 
@@ -78,9 +79,9 @@ struct PortRecord {
   bool has_driver() const;
 };
 
-/// Formats of a record in bytes: 2 is written; 1 knows nothing of `config` and `mtu`, and is written for a release that
-/// knows no other.
-enum class RecordFormat : std::uint32_t { first = 1, current = 2 };
+/// Formats of a record in bytes: 3 is written; 2 knows nothing of preferred bindings, which are then those that are
+/// there, and 1 nothing of `config` and `mtu` either. They are written for a release that knows no other.
+enum class RecordFormat : std::uint32_t { first = 1, second = 2, current = 3 };
 
 /// A head (magic, format, length, checksum), then the values.
 std::vector<std::byte> encode(const PortRecord& record, RecordFormat format = RecordFormat::current);

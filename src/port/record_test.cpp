@@ -38,8 +38,9 @@ PortRecord full_record() {
        .started = true,
        .enabled = true,
        .device = "soft",
-       .start = virtio::QueueState{
-           .avail = 0x8005, .used = 0x8003, .in_flight = {{.id = 3, .descriptors = {{1, 2, 3, 4}}}}}});
+       .start =
+           virtio::QueueState{.avail = 0x8005, .used = 0x8003, .in_flight = {{.id = 3, .descriptors = {{1, 2, 3, 4}}}}},
+       .preferred = "nic"});
   record.queues.push_back({.size = 0, .addresses = {}, .place = {}, .device = "other"});
   return record;
 }
@@ -55,13 +56,18 @@ TEST(PortRecord, IsReadAsItWasWritten) {
   EXPECT_EQ(*record, full_record());
 }
 
-TEST(PortRecord, InTheFirstFormatKnowsNothingOfWhatCameLater) {
-  const auto record = decode(encode(full_record(), RecordFormat::first));
-  ASSERT_TRUE(record) << record.error().text();
+TEST(PortRecord, InAnOlderFormatKnowsNothingOfWhatCameLater) {
   PortRecord expected = full_record();
-  expected.config.clear();
-  expected.mtu.reset();
-  EXPECT_EQ(*record, expected);
+  for (QueueRecord& queue : expected.queues) queue.preferred = queue.device;
+  for (const auto format : {RecordFormat::second, RecordFormat::first}) {
+    if (format == RecordFormat::first) {
+      expected.config.clear();
+      expected.mtu.reset();
+    }
+    const auto record = decode(encode(full_record(), format));
+    ASSERT_TRUE(record) << record.error().text();
+    EXPECT_EQ(*record, expected);
+  }
 }
 
 /// What a release wrote that knew format 1 only, byte by byte: such files will be there for ever.
@@ -69,16 +75,17 @@ TEST(PortRecord, OfTheFirstFormatIsStillReadAndWritten) {
   constexpr std::string_view kHex =
       "43575054010000003b0000006c46aaa9050000006469736b30020000000000000001000000040000000001000000800000000000000104"
       "000000736f667400000000000700000000000000";
-  const PortRecord record{.port = "disk0",
-                          .type = virtio::DeviceType::block,
-                          .features = virtio::FeatureSet{virtio::Feature::version_1},
-                          .status = vdpa::Status::driver_ok,
-                          .memory = {},
-                          .queues = {{.size = 128, .addresses = {}, .place = {}, .enabled = true, .device = "soft"}},
-                          .control = {},
-                          .rebinds = 7,
-                          .config = {},
-                          .mtu = {}};
+  const PortRecord record{
+      .port = "disk0",
+      .type = virtio::DeviceType::block,
+      .features = virtio::FeatureSet{virtio::Feature::version_1},
+      .status = vdpa::Status::driver_ok,
+      .memory = {},
+      .queues = {{.size = 128, .addresses = {}, .place = {}, .enabled = true, .device = "soft", .preferred = "soft"}},
+      .control = {},
+      .rebinds = 7,
+      .config = {},
+      .mtu = {}};
   std::vector<std::byte> golden;
   for (std::size_t i = 0; i < kHex.size(); i += 2) {
     golden.push_back(static_cast<std::byte>(std::stoul(std::string(kHex.substr(i, 2)), nullptr, 16)));
@@ -115,7 +122,7 @@ TEST(PortRecord, SaysWhyItIsRefused) {
   EXPECT_EQ(reason(bytes), "its checksum is wrong: it was changed or damaged");
   bytes.front() ^= std::byte{1};
   EXPECT_EQ(reason(bytes), "it is no record of a port");
-  EXPECT_EQ(reason(encode(full_record(), RecordFormat{9})), "it is of format 9; this release knows 1 to 2");
+  EXPECT_EQ(reason(encode(full_record(), RecordFormat{9})), "it is of format 9; this release knows 1 to 3");
 }
 
 TEST(PortRecord, WhoseChecksumIsRightMustStillMakeSense) {

@@ -6,6 +6,7 @@
 #include "port/port.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -31,6 +32,8 @@ struct DiskRigConfig {
   blk::DiskConfig disk = {.name = {}, .serial = {}};
   blk::RateLimits limits = {};
   std::shared_ptr<const port::StateDirectory> state = nullptr;
+  /// Puts something around the first disk.
+  std::function<std::unique_ptr<vdpa::Device>(std::unique_ptr<vdpa::Device>)> wrap = {};
 };
 
 /// Members in the order in which they depend on each other.
@@ -55,6 +58,7 @@ struct DiskRig {
       auto disk = value_or_die(blk::Disk::make(loop, {first.get(), second.get()}, config.disk, volume));
       disks.push_back(disk.get());
       devices.push_back(std::move(disk));
+      if (config.wrap && devices.size() == 1) devices.front() = config.wrap(std::move(devices.front()));
     }
     port = value_or_die(
         port::Port::make(loop, {.name = "disk0", .features_off = {}, .state = config.state}, std::move(devices)));

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -86,10 +87,15 @@ class FakeGuest final : public port::DriverSide {
   void config_changed() override { ++config_changes_; }
   std::uint32_t memory_losses() const { return memory_losses_; }
   void memory_lost() override { ++memory_losses_; }
-  /// It has no mapping of doorbells: it kicks by eventfd.
-  void offer_notify_area(virtio::QueueIndex /*queue*/, const vdpa::NotifyArea& /*area*/) override {}
-  void withdraw_notify_area(virtio::QueueIndex /*queue*/) override {}
-  port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::none; }
+  /// The doorbells that are on offer. It kicks by eventfd all the same.
+  bool has_doorbell(std::uint16_t queue) const { return doorbells_.contains(virtio::QueueIndex{queue}); }
+  void offer_notify_area(virtio::QueueIndex queue, const vdpa::NotifyArea& /*area*/) override {
+    doorbells_.insert(queue);
+  }
+  void withdraw_notify_area(virtio::QueueIndex queue) override { doorbells_.erase(queue); }
+  port::Doorbell doorbell(virtio::QueueIndex queue) const override {
+    return doorbells_.contains(queue) ? port::Doorbell::accepted : port::Doorbell::none;
+  }
 
  private:
   struct Queue {
@@ -123,6 +129,7 @@ class FakeGuest final : public port::DriverSide {
   std::optional<Queue> control_;
   std::uint32_t config_changes_ = 0;
   std::uint32_t memory_losses_ = 0;
+  std::set<virtio::QueueIndex> doorbells_;
 };
 
 }  // namespace causeway::testing

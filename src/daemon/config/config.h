@@ -90,6 +90,9 @@ enum class Transport : std::uint8_t {
   vfio_user,   ///< as a virtio-pci function
 };
 
+/// What becomes of queues when their Device can be used again.
+enum class Failback : std::uint8_t { automatic, manual };
+
 struct PortConfig {
   std::string name;
   std::string socket;
@@ -106,6 +109,7 @@ struct PortConfig {
   /// Devices between which queues may be rebound; the first one is used first. One that is not in Config::devices is
   /// a software Device.
   std::vector<std::string> devices;
+  Failback failback = Failback::automatic;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
   std::optional<DiskPortConfig> disk;  ///< for the device type block; what is above of network ports then means nothing

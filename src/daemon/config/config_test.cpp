@@ -72,6 +72,7 @@ mtu = 9000
 worker = "w1"
 connection = "switch:sw0"
 devices = ["a", "b"]
+failback = "manual"
 features-off = ["mrg_rxbuf", "event_idx"]
 inband-notifications = true
 )");
@@ -93,6 +94,7 @@ inband-notifications = true
       .worker = "w1",
       .connection = {Connection::Kind::to_switch, "sw0"},
       .devices = {"a", "b"},
+      .failback = Failback::manual,
       .features_off = virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}.with(virtio::Feature::event_idx),
       .inband_notifications = true,
       .disk = std::nullopt,
@@ -111,6 +113,7 @@ TEST(Config, PortDefaults) {
   EXPECT_FALSE(port.mtu.has_value());
   EXPECT_EQ(port.worker, "default");
   EXPECT_THAT(port.devices, ElementsAre("soft"));
+  EXPECT_EQ(port.failback, Failback::automatic);
   EXPECT_EQ(port.features_off, virtio::FeatureSet{});
 }
 
@@ -171,6 +174,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"devices = []", "expected an array of 1 to 8 different names"},
                     Bad{"devices = ['a', 'a']", "expected an array of 1 to 8 different names"},
                     Bad{"devices = ['a', 1]", "key 'devices' contains 1; expected an array"},
+                    Bad{"failback = 'never'", "key 'failback' is \"never\"; expected \"auto\" or \"manual\""},
                     Bad{"features-off = ['warp']",
                         "key 'features-off' is an array; expected an array of virtio feature names"},
                     Bad{"inband-notifications = 1", "key 'inband-notifications' is 1; expected true or false"},

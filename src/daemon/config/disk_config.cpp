@@ -92,12 +92,34 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
   for (const std::string_view key : {"queue-pairs", "mac", "mtu"}) {
     if (section.has(key)) return section.bad(key, "no such key in a port whose device is \"blk\"");
   }
-  CW_CHECK(section.allow_only({"name",         "socket",     "role",        "device",          "queues",
-                               "queue-size",   "worker",     "workers",     "connection",      "devices",
-                               "features-off", "read-only",  "direct",      "writeback",       "discard",
-                               "serial",       "block-size", "min-io-size", "opt-io-size",     "physical-block-size",
-                               "iops",         "iops-burst", "bandwidth",   "bandwidth-burst", "inband-notifications",
-                               "transport",    "ring-state"}));
+  CW_CHECK(section.allow_only({"name",
+                               "socket",
+                               "role",
+                               "device",
+                               "queues",
+                               "queue-size",
+                               "worker",
+                               "workers",
+                               "connection",
+                               "devices",
+                               "failback",
+                               "features-off",
+                               "read-only",
+                               "direct",
+                               "writeback",
+                               "discard",
+                               "serial",
+                               "block-size",
+                               "min-io-size",
+                               "opt-io-size",
+                               "physical-block-size",
+                               "iops",
+                               "iops-burst",
+                               "bandwidth",
+                               "bandwidth-burst",
+                               "inband-notifications",
+                               "transport",
+                               "ring-state"}));
   DiskPortConfig disk;
   constexpr std::int64_t kMostQueues = 64;
   CW_TRY(const auto queues, section.whole("queues", 1, kMostQueues));

@@ -13,6 +13,7 @@ namespace {
 
 constexpr Choice<virtio::DeviceType> kDevices[] = {{"net", virtio::DeviceType::net},
                                                    {"blk", virtio::DeviceType::block}};
+constexpr Choice<Failback> kFailbacks[] = {{"auto", Failback::automatic}, {"manual", Failback::manual}};
 constexpr std::string_view kConnectionRule =
     "\"switch:NAME\" with the name of a switch, \"tap:INTERFACE\", \"reflect\", \"sink\", \"source\" or "
     "\"source:BYTES\" with frames of 60 to 1514 bytes";
@@ -155,9 +156,9 @@ Result<void> read_transport(const Section& section, PortConfig& port) {
 
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
-  CW_CHECK(
-      section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs", "queue-size",
-                          "mac", "mtu", "worker", "connection", "devices", "features-off", "inband-notifications"}));
+  CW_CHECK(section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs",
+                               "queue-size", "mac", "mtu", "worker", "connection", "devices", "failback",
+                               "features-off", "inband-notifications"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
@@ -186,6 +187,7 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   CW_CHECK(read_transport(section, port));
   CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
+  CW_TRY(port.failback, section.choice<Failback>("failback", Failback::automatic, kFailbacks));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   return port;
 }
