@@ -33,7 +33,7 @@ Result<void> lock(const OwnedFd& file, const FileStoreConfig& config) {
   // That of a process that was killed comes back with the end of its last operation: a matter of milliseconds.
   constexpr std::chrono::milliseconds kStep(1);
   constexpr std::chrono::milliseconds kWorthTelling(50);
-  const int operation = (config.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB;
+  const int operation = (config.read_only || config.shared ? LOCK_SH : LOCK_EX) | LOCK_NB;
   for (auto waited = std::chrono::milliseconds(0); ::flock(file.borrow(), operation) != 0; waited += kStep) {
     if (errno != EWOULDBLOCK && errno != EINTR) return fail(system_error("lock '" + config.path.native() + "'"));
     if (waited >= config.lock_patience) {

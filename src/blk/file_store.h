@@ -16,12 +16,15 @@ struct FileStoreConfig {
   std::filesystem::path path;  ///< a regular file, or a block device
   bool read_only = false;
   bool direct = false;  ///< O_DIRECT: past the page cache
+  /// Other processes that say the same may have it at the same time, such as an accelerator that works queues of the
+  /// same disk. Whoever uses it must see to it that no request runs on both.
+  bool shared = false;
   /// How long to wait for the lock: the kernel holds that of a process that was killed until its last operation is
   /// done, so that no write of the dead can land on one of the living.
   std::chrono::milliseconds lock_patience{10'000};
 };
 
-/// Invariant: no other process that asks for the lock (flock: exclusive, shared when read-only) has the file.
+/// Invariant: no other process that asks for the lock (flock: exclusive; shared when read-only, or as told) has the file.
 class FileStore final : public Store {
  public:
   /// `inherited`: the descriptor of a process before us, with its lock. Errc::busy: another process has the file;

@@ -16,8 +16,10 @@ Result<std::shared_ptr<blk::Store>> open_store(const config::DiskPortConfig& dis
   using enum config::DiskPortConfig::Store;
   switch (disk.store) {
     case file: {
-      CW_TRY(auto store, blk::FileStore::open({.path = disk.path, .read_only = disk.read_only, .direct = disk.direct},
-                                              std::move(inherited)));
+      CW_TRY(auto store,
+             blk::FileStore::open(
+                 {.path = disk.path, .read_only = disk.read_only, .direct = disk.direct, .shared = disk.shared},
+                 std::move(inherited)));
       return store;
     }
     case ram: {

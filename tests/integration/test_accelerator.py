@@ -1,11 +1,13 @@
 """Guests whose queues an accelerator works: another causewayd, whose ports are virtio-pci functions (vfio-user)."""
 
+import json
+import random
 import time
 import unittest
 
 from harness.case import IntegrationCase
-from harness.daemon import Port
-from harness.guest import Nic
+from harness.daemon import DiskPort, Port
+from harness.guest import Disk, Nic
 from harness.process import wait_for
 from harness.transfer import ENDLESS, Transfer
 
@@ -143,6 +145,72 @@ class Moves(AcceleratorCase):
         self.daemon.start()
         self.accelerator.start()
         self.await_devices({"acc"})
+
+
+class DiskMoves(IntegrationCase):
+    """A guest's disk, moved between an accelerator and software over the same image, by wish and by death; see
+    tests/guest/blk_check.cpp for what the guest proves."""
+
+    THREADS, BLOCKS, ROUNDS = 8, 2000, 6
+
+    def start(self, queues=1, properties=""):
+        image = self.folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(64 * MIB)
+        folder = self.folder / "accelerator"
+        folder.mkdir()
+        function = DiskPort("f0", self.folder / "f0.sock", f"file:{image}", queues=queues,
+                            more=(("transport", "vfio-user"), ("shared", True)))
+        self.accelerator = self.start_daemon(function, folder=folder)
+        self.port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{image}", queues=queues,
+                             devices=("acc", "soft"), more=(("shared", True),),
+                             functions=(("acc", {"kind": "vfio-user", "socket": str(function.socket)}),))
+        self.daemon = self.start_daemon(self.port)
+        self.guest = self.start_guest("guest", Disk(self.port.socket, queues, properties=f"page-per-vq=on{properties}"),
+                                      cpus=2)
+        self.random = random.Random()
+
+    def await_device(self, name):
+        def devices():
+            return {queue["device"] for queue in self.daemon.cli_json("port", "show", "disk0")["queues"]}
+        wait_for(lambda: devices() == {name}, 30, f"the disk is on {name}", self.daemon.program)
+
+    def soak(self, step):
+        self.await_device("acc")
+        job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {4 + 2 * self.ROUNDS}")
+        for number in range(self.ROUNDS):
+            time.sleep(self.random.uniform(0.05, 0.5))
+            step(number)
+        report = json.loads(job.wait(120).splitlines()[-1])
+        print(f"{report['writes']} writes, longest request {report['longest_ms']} ms", end=" ", flush=True)
+        self.assertEqual(report["errors"], 0)
+
+    def move(self, number):
+        name = ("soft", "acc")[number % 2]
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", name)
+        self.await_device(name)
+
+    def kill(self, _number):
+        self.accelerator.kill()
+        self.await_device("soft")
+        self.accelerator.start()
+        self.await_device("acc")
+
+    def test_moved_split(self):
+        self.start()
+        self.soak(self.move)
+
+    def test_moved_packed_four_queues(self):
+        self.start(4, ",packed=on")
+        self.soak(self.move)
+
+    def test_killed_split_four_queues(self):
+        self.start(4)
+        self.soak(self.kill)
+
+    def test_killed_packed(self):
+        self.start(1, ",packed=on")
+        self.soak(self.kill)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ struct DiskPortConfig {
   std::uint16_t queues = 1;
   bool read_only = false;
   bool direct = false;  ///< of a file: past the page cache
+  bool shared = false;  ///< of a file: an accelerator of the port has it open too
   bool writeback = true;
   bool discard = true;
   std::string serial;

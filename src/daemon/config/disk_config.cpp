@@ -106,6 +106,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
                                "features-off",
                                "read-only",
                                "direct",
+                               "shared",
                                "writeback",
                                "discard",
                                "serial",
@@ -126,6 +127,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
   disk.queues = static_cast<std::uint16_t>(queues.value_or(1));
   CW_TRY(disk.read_only, section.flag("read-only", false));
   CW_TRY(disk.direct, section.flag("direct", false));
+  CW_TRY(disk.shared, section.flag("shared", false));
   CW_TRY(disk.writeback, section.flag("writeback", true));
   CW_TRY(disk.discard, section.flag("discard", true));
   CW_CHECK(read_connection(section, config, disk));
