@@ -47,7 +47,12 @@ Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Devi
   for (auto& device : devices) {
     auto observer = std::make_unique<Observer>(*this, slots_.size());
     device->set_observer(observer.get());
-    slots_.push_back({.device = std::move(device), .observer = std::move(observer)});
+    slots_.push_back({.device = std::move(device),
+                      .observer = std::move(observer),
+                      .gone = {},
+                      .features = {},
+                      .settings = {},
+                      .memory = {}});
   }
   const vdpa::DeviceInfo& last = info();
   const auto control = fallback().device->control_queue(last.features);

@@ -163,10 +163,10 @@ class Port {
     std::unique_ptr<vdpa::Device> device;
     std::unique_ptr<Observer> observer;
     // Why no queue can run on it. Each is empty while it does not stand in the way.
-    std::string gone = {};      ///< it is not spoken to, until it is back
-    std::string features = {};  ///< it refuses the negotiated ones, until others are
-    std::string settings = {};  ///< it refuses what was written or told, until a reset
-    std::string memory = {};    ///< it refuses the guest's, and has none mapped, until it takes it
+    std::string gone;      ///< it is not spoken to, until it is back
+    std::string features;  ///< it refuses the negotiated ones, until others are
+    std::string settings;  ///< it refuses what was written or told, until a reset
+    std::string memory;    ///< it refuses the guest's, and has none mapped, until it takes it
     const std::string& why_not() const;
     bool is_usable() const { return why_not().empty(); }
     bool has_memory() const { return gone.empty() && memory.empty(); }

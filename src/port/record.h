@@ -57,7 +57,7 @@ struct QueueRecord {
   bool enabled = false;
   std::string device;                                      ///< the binding
   std::optional<virtio::QueueState> start = std::nullopt;  ///< where it was to resume when it started last
-  std::string preferred = {};                              ///< the binding that is wanted
+  std::string preferred;                                   ///< the binding that is wanted
   bool operator==(const QueueRecord&) const = default;
 };
 

@@ -41,7 +41,7 @@ PortRecord full_record() {
        .start =
            virtio::QueueState{.avail = 0x8005, .used = 0x8003, .in_flight = {{.id = 3, .descriptors = {{1, 2, 3, 4}}}}},
        .preferred = "nic"});
-  record.queues.push_back({.size = 0, .addresses = {}, .place = {}, .device = "other"});
+  record.queues.push_back({.size = 0, .addresses = {}, .place = {}, .device = "other", .preferred = {}});
   return record;
 }
 

@@ -21,7 +21,7 @@ struct Reply {
   std::uint32_t request;
   std::uint32_t flags;
   Bytes payload;
-  std::vector<OwnedFd> fds = {};
+  std::vector<OwnedFd> fds;
   std::uint64_t u64() const { return value_of<std::uint64_t>(payload); }
 };
 

@@ -41,7 +41,9 @@ class Target {
  public:
   Target() {
     std::vector<std::unique_ptr<vdpa::Device>> devices;
-    devices.push_back(std::make_unique<FakeDevice>(std::uint16_t{2}));
+    auto device = std::make_unique<FakeDevice>(std::uint16_t{2});
+    device->doorbells.emplace(*make_memfd("doorbells", 4 * kPage));
+    devices.push_back(std::move(device));
     port_ = *port::Port::make(loop_, {.name = "fuzz", .features_off = {}}, std::move(devices));
     auto [ours, theirs] = *UnixSocket::make_pair();
     peer_.emplace(std::move(theirs));

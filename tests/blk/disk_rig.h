@@ -33,7 +33,7 @@ struct DiskRigConfig {
   blk::RateLimits limits = {};
   std::shared_ptr<const port::StateDirectory> state = nullptr;
   /// Puts something around the first disk.
-  std::function<std::unique_ptr<vdpa::Device>(std::unique_ptr<vdpa::Device>)> wrap = {};
+  std::function<std::unique_ptr<vdpa::Device>(std::unique_ptr<vdpa::Device>)> wrap = nullptr;
 };
 
 /// Members in the order in which they depend on each other.
