@@ -1,6 +1,6 @@
-// A virtio network driver that only makes load: our driver side at the end of a vhost-user socket, with no packet pool
-// behind it, so that the back-end is the slower side. Says "ready", then obeys lines on its standard input:
-// "run SECONDS" answers with packets per second; end of input ends it.
+// A virtio network driver that only makes load: our driver side at the end of a vhost-user socket, or of a virtio-pci
+// function's vfio-user socket, with no packet pool behind it, so that the back-end is the slower side. Says "ready",
+// then obeys lines on its standard input: "run SECONDS" answers with packets per second; end of input ends it.
 #include "vhost_user/frontend.h"
 #include "virtio/driver_queue.h"
 #include "virtio/net.h"
@@ -18,6 +18,9 @@
 #include <string>
 #include <vector>
 
+#include "vfio_user/client.h"
+#include "virtio_pci/device.h"
+
 namespace {
 
 using namespace causeway;
@@ -29,7 +32,8 @@ constexpr std::uint32_t kSlot = 2048;  // bytes of one buffer
 
 struct Options {
   std::string socket;
-  std::string to;        // of a second device, which receives what the first one's driver sends
+  std::string to;  // of a second device, which receives what the first one's driver sends
+  bool is_function = false;
   bool answers = false;  // its frames go the other way: from the receiver's address to the sender's
   unsigned cpu = 0;
   std::uint16_t pairs = 1;
@@ -54,11 +58,18 @@ template <virtio::DriverRing Ring>
 struct Queue {
   Ring ring;
   KickFd kick;
+  std::shared_ptr<const Mapping> doorbell;  // rung in place of a kick, where there is one
+  std::uint16_t index;
   std::vector<virtio::DriverBuffer> buffers;  // by token
   std::vector<std::uint64_t> idle;            // transmit buffers never sent yet
 
   void publish() {
-    if (ring.publish()) kick.signal();
+    if (!ring.publish()) return;
+    if (doorbell) {
+      memory::GuestSpan::over({doorbell->data(), doorbell->size()}).store(0, index, std::memory_order_release);
+    } else {
+      kick.signal();
+    }
   }
 };
 
@@ -69,8 +80,7 @@ class Load {
   explicit Load(Options options) : options_(std::move(options)) {}
 
   Result<void> start() {
-    CW_TRY(device_,
-           vhost_user::Frontend::make(loop_, {.name = "device", .path = options_.socket, .queues = queue_count()}));
+    CW_TRY(device_, make_device());
     CW_CHECK(device_->set_features(options_.features()));
     const std::uint64_t bytes = queue_count() * area_bytes();
     CW_TRY(auto file, make_memfd("load", bytes));
@@ -111,6 +121,16 @@ class Load {
     Queue<Ring> transmit;
   };
 
+  Result<std::unique_ptr<vdpa::Device>> make_device() {
+    if (options_.is_function) {
+      CW_TRY(auto bus, vfio_user::Client::connect(loop_, {.path = options_.socket}));
+      CW_TRY(auto device, virtio_pci::Device::make(loop_, std::move(bus), {.name = "device", .queues = queue_count()}));
+      return std::unique_ptr<vdpa::Device>(std::move(device));
+    }
+    CW_TRY(auto device,
+           vhost_user::Frontend::make(loop_, {.name = "device", .path = options_.socket, .queues = queue_count()}));
+    return std::unique_ptr<vdpa::Device>(std::move(device));
+  }
   std::uint16_t queue_count() const { return static_cast<std::uint16_t>(2 * options_.pairs); }
   std::uint64_t area_bytes() const { return std::uint64_t{options_.entries} * kSlot + (std::uint64_t{1} << 20); }
 
@@ -137,9 +157,13 @@ class Load {
     CW_TRY(auto kick, KickFd::make());
     CW_TRY(auto call, CallFd::make());
     ring.disarm();
-    CW_CHECK(device_->set_queue(vdpa::QueueIndex{index}, {.ring = config, .kick = kick, .call = call}));
+    const vdpa::QueueSetup setup{.ring = config, .kick = kick, .call = call, .enabled = true};
+    CW_CHECK(device_->set_queue(vdpa::QueueIndex{index}, setup));
     CW_CHECK(device_->enable_queue(vdpa::QueueIndex{index}, true));
-    Queue<Ring> queue{.ring = std::move(ring), .kick = kick, .buffers = {}, .idle = {}};
+    Queue<Ring> queue{.ring = std::move(ring), .kick = kick, .doorbell = {}, .index = index, .buffers = {}, .idle = {}};
+    if (const auto area = device_->notify_area(vdpa::QueueIndex{index})) {
+      CW_TRY(queue.doorbell, Mapping::map(area->fd, area->offset, area->size));
+    }
     for (std::uint64_t i = 0; i < options_.entries; ++i) {
       queue.buffers.push_back({.address = memory::Iova(place + 0x10'0000 + i * kSlot), .length = length});
     }
@@ -185,7 +209,7 @@ class Load {
 
   Options options_;
   Loop loop_;
-  std::unique_ptr<vhost_user::Frontend> device_;
+  std::unique_ptr<vdpa::Device> device_;
   std::shared_ptr<const memory::MemoryMap> map_;
   std::vector<Pair> pairs_;
 };
@@ -247,8 +271,9 @@ Result<void> serve(Options options) {
 
 int main(int count, char** words) {
   Options options;
-  CLI::App app("Load for a vhost-user network back-end");
-  app.add_option("socket", options.socket, "the back-end's socket")->required();
+  CLI::App app("Load for a vhost-user network back-end, or a network function behind vfio-user");
+  app.add_option("socket", options.socket, "the back-end's or the function's socket")->required();
+  app.add_flag("--function", options.is_function, "the socket is a function's");
   app.add_option("--to", options.to, "socket of a second device, which receives what is sent");
   app.add_option("--cpu", options.cpu, "processor to run on");
   app.add_option("--pairs", options.pairs, "queue pairs");

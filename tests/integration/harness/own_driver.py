@@ -1,4 +1,4 @@
-"""bench/load_driver: our driver side at the end of a vhost-user socket, with no VMM."""
+"""bench/load_driver: our driver side at the end of a vhost-user socket, or of a function's, with no VMM."""
 
 import itertools
 import subprocess
@@ -13,10 +13,11 @@ FLAGS = {"packed_vq": "--packed", "in_order": "--in-order", "mrg_rxbuf": "--merg
 class OwnDriver:
     """A running load_driver. `mode`: transmit, receive, or both; with `to` it transmits and receives there."""
 
-    def __init__(self, socket, mode, combination, frame_bytes=60, core=0, to=None):
+    def __init__(self, socket, mode, combination, frame_bytes=60, core=0, to=None, function=False):
         argv = [program_folder() / "load_driver", str(socket), "--cpu", str(core), "--frame", str(frame_bytes), "--mode", mode,
                 "--entries", str(combination.get("queue_size", 256)), "--pairs", str(combination.get("queues", 1)),
-                *(flag for name, flag in FLAGS.items() if combination.get(name)), *(("--to", str(to)) if to else ())]
+                *(flag for name, flag in FLAGS.items() if combination.get(name)), *(("--to", str(to)) if to else ()),
+                *(("--function",) if function else ())]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         # What it logs comes before.
         if not any(line.strip() == "ready" for line in iter(self._process.stdout.readline, "")):
