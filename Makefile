@@ -11,7 +11,7 @@ NET_KILLS ?= 50
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: packages ## Two Linux guests on one switch, their queues rebound while data flows
+demo: packages ## Two Linux guests, their NICs and a disk moved between accelerator and software under traffic
 	scripts/build release
 	scripts/demo
 

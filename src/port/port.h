@@ -186,6 +186,7 @@ class Port {
     bool has_offered_doorbell = false;           ///< to the driver side
     std::optional<virtio::InflightRegion> kept;  ///< our own, where the driver side keeps none
     bool resumes = false;                        ///< `kept` says where: it was written for this very ring
+    bool is_as_before = false;                   ///< the former driver's ring, which a Device may know too
     std::uint32_t run_again = 0;
   };
 
@@ -218,6 +219,7 @@ class Port {
   std::optional<virtio::InflightArea> kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
                                                 virtio::QueueSize size);
   bool resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
+  bool resume_from_device(QueueIndex queue, Queue& state, std::size_t slot, virtio::RingConfig& ring);
   void save();
   void save_starting(QueueIndex queue);
   void write_record(const PortRecord& record);

@@ -104,6 +104,20 @@ bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& 
   return true;
 }
 
+/// The Device has worked the ring for a process of ours that died. Of a split ring the used index says as much.
+bool Port::resume_from_device(QueueIndex queue, Queue& state, std::size_t slot, virtio::RingConfig& ring) {
+  if (ring.layout() == virtio::Layout::split || !virtio::has_been_used(ring, *memory_)) return false;
+  if (!slots_[slot].is_usable()) return false;
+  auto recorded = slots_[slot].device->former_state(queue, ring);
+  if (!recorded) return false;
+  log::info("port {} queue {}: resumes where device {} has left it", name(), number(queue),
+            slots_[slot].device->info().name);
+  note_run_again(queue, state, *recorded);
+  state.start = *recorded;
+  ring.start = *std::move(recorded);
+  return true;
+}
+
 void Port::forget_record(QueueIndex queue, const Queue& state) const {
   // The driver starts its rings anew, so that the positions of the old ones mean nothing.
   if (state.kept) state.kept->area(QueueIndex{0}, state.kept->layout(), state.kept->entries())->clear();

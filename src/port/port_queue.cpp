@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace causeway::port {
 
@@ -169,7 +170,9 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
   CW_TRY(auto ring, ring_of(queue, state));
-  CW_TRY(const bool is_recorded, resume_from_record(queue, state, ring));
+  const bool is_as_before = std::exchange(state.is_as_before, false);
+  CW_TRY(bool is_recorded, resume_from_record(queue, state, ring));
+  if (!is_recorded && is_as_before && !is_control(queue)) is_recorded = resume_from_device(queue, state, slot, ring);
   if (!is_recorded) correct_position(queue, ring);
   if (ring.record && !is_control(queue) && !slots_[slot].device->info().can.record_in_flight) {
     // What an earlier Device has written there will soon be wrong.

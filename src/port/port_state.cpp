@@ -170,6 +170,7 @@ void Port::meet_former(QueueIndex queue, Queue& state) {
   if (!is_back) return;
   // Once: should the driver stop the queue and start it again, it says itself where that resumes.
   state.resumes = std::exchange(former_->queues[index].started, false);
+  state.is_as_before = state.resumes;
 }
 
 void Port::inherit(const PortRecord& former) {

@@ -156,6 +156,12 @@ class Device {
   /// whoever owns the ring finds out by itself.
   virtual std::optional<QueueState> last_state(QueueIndex /*queue*/) const { return std::nullopt; }
 
+  /// Where a ring stands that this Device has worked for a user before us, which has died: as the Device itself has
+  /// recorded it. Before set_queue, with the features set. Nothing: it has no such record.
+  virtual std::optional<QueueState> former_state(QueueIndex /*queue*/, const virtio::RingConfig& /*ring*/) {
+    return std::nullopt;
+  }
+
   /// The queue's doorbell, where there is one.
   virtual std::optional<NotifyArea> notify_area(QueueIndex /*queue*/) const { return std::nullopt; }
   /// Which queue is the control virtqueue once `features` are negotiated; the Port reads it and calls `control`.

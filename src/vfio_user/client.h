@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/unix_socket.h"
 #include "memory/memory_map.h"
+#include "vfio/bus.h"
 
 #include <array>
 #include <chrono>
@@ -14,7 +15,6 @@
 #include <optional>
 #include <span>
 
-#include "vfio/bus.h"
 #include "vfio_user/capabilities.h"
 #include "vfio_user/message.h"
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/loop.h"
+#include "vfio/bus.h"
 
 #include <algorithm>
 #include <map>
@@ -9,7 +10,6 @@
 #include <thread>
 #include <vector>
 
-#include "vfio/bus.h"
 #include "vfio_user/server_connection.h"
 
 namespace causeway::vfio_user::testing {

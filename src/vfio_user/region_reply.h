@@ -3,10 +3,10 @@
 #pragma once
 
 #include "base/result.h"
+#include "vfio/bus.h"
 
 #include <cstdint>
 
-#include "vfio/bus.h"
 #include "vfio_user/message.h"
 
 namespace causeway::vfio_user {

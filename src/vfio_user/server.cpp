@@ -32,6 +32,8 @@ void Server::on_waiting() {
     retry_.emplace(loop_.after(kBackOff, [this] { watch_listener(); }));
     return;
   }
+  // A client that has just died may be followed by its successor before we have heard of it.
+  if (connection_) connection_->look();
   if (connection_) {
     log::warn("{}: a second client on '{}' is turned away", config_.name, config_.path.native());
     return;

@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/unix_socket.h"
 #include "memory/memory_map.h"
+#include "vfio/bus.h"
 
 #include <functional>
 #include <optional>
@@ -13,7 +14,6 @@
 #include <string>
 #include <vector>
 
-#include "vfio/bus.h"
 #include "vfio_user/capabilities.h"
 #include "vfio_user/message.h"
 
@@ -34,6 +34,9 @@ class ServerConnection {
   ServerConnection(const ServerConnection&) = delete;
   ServerConnection& operator=(const ServerConnection&) = delete;
   ~ServerConnection();
+
+  /// Does what there is to be done now; the connection may end, and be destroyed, in this.
+  void look() { on_readable(); }
 
  private:
   struct Reply {

@@ -78,6 +78,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   Result<void> set_call(virtio::QueueIndex queue, std::optional<CallFd> call) override;
   Result<vdpa::QueueState> stop_queue(virtio::QueueIndex queue, vdpa::StopMode mode) override;
   std::optional<vdpa::QueueState> last_state(virtio::QueueIndex queue) const override;
+  std::optional<vdpa::QueueState> former_state(virtio::QueueIndex queue, const virtio::RingConfig& ring) override;
   std::optional<vdpa::NotifyArea> notify_area(virtio::QueueIndex queue) const override;
   std::optional<virtio::QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;

@@ -61,6 +61,19 @@ Result<void> Device::check_start(virtio::QueueIndex index, const vdpa::QueueSetu
                                                info_.name, virtio::number(index)));
 }
 
+std::optional<vdpa::QueueState> Device::former_state(virtio::QueueIndex index, const virtio::RingConfig& ring) {
+  if (gone_ || !ring_state_ || virtio::number(index) >= info_.queues) return std::nullopt;
+  const auto look = [&]() -> Result<vdpa::QueueState> {
+    if (!negotiated_) CW_CHECK(negotiate(ring.features));
+    CW_CHECK(begin_rings(ring));
+    return ring_state_->state(index, ring, *map_);
+  };
+  auto state = look();
+  if (state) return std::move(*state);
+  log::info("device {} queue {}: {}", info_.name, virtio::number(index), state.error().text());
+  return std::nullopt;
+}
+
 /// Before the first queue starts.
 Result<void> Device::begin_rings(const virtio::RingConfig& ring) {
   if (ring_state_ && !ring_state_->has_begun()) {

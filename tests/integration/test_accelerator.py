@@ -153,7 +153,7 @@ class DiskMoves(IntegrationCase):
 
     THREADS, BLOCKS, ROUNDS = 8, 2000, 6
 
-    def start(self, queues=1, properties=""):
+    def start(self, queues=1, properties="", reconnect_ms=0):
         image = self.folder / "disk.img"
         with image.open("wb") as file:
             file.truncate(64 * MIB)
@@ -166,8 +166,8 @@ class DiskMoves(IntegrationCase):
                              devices=("acc", "soft"), more=(("shared", True),),
                              functions=(("acc", {"kind": "vfio-user", "socket": str(function.socket)}),))
         self.daemon = self.start_daemon(self.port)
-        self.guest = self.start_guest("guest", Disk(self.port.socket, queues, properties=f"page-per-vq=on{properties}"),
-                                      cpus=2)
+        disk = Disk(self.port.socket, queues, reconnect_ms=reconnect_ms, properties=f"page-per-vq=on{properties}")
+        self.guest = self.start_guest("guest", disk, cpus=2)
         self.random = random.Random()
 
     def await_device(self, name):
@@ -196,6 +196,11 @@ class DiskMoves(IntegrationCase):
         self.accelerator.start()
         self.await_device("acc")
 
+    def kill_daemon(self, _number):
+        self.daemon.kill()
+        self.daemon.start()
+        self.await_device("acc")
+
     def test_moved_split(self):
         self.start()
         self.soak(self.move)
@@ -207,6 +212,14 @@ class DiskMoves(IntegrationCase):
     def test_killed_split_four_queues(self):
         self.start(4)
         self.soak(self.kill)
+
+    def test_daemon_killed_split(self):
+        self.start(2, reconnect_ms=100)
+        self.soak(self.kill_daemon)
+
+    def test_daemon_killed_packed(self):
+        self.start(1, ",packed=on", reconnect_ms=100)
+        self.soak(self.kill_daemon)
 
     def test_killed_packed(self):
         self.start(1, ",packed=on")
