@@ -158,6 +158,9 @@ Result<ServerConnection::Reply> ServerConnection::on_get_region_info(const Messa
   }
   if (reply.fd == nullptr) region.info.mappable.clear();
   reply.body = encode_region(index, region, wanted.argsz);
+  // libvfio-user's client asks for the structure first, and has no room for a descriptor then.
+  const bool is_whole = region.info.mappable.empty() || reply.body.size() > sizeof(wire::RegionInfo);
+  if (!is_whole) reply.fd = nullptr;
   return reply;
 }
 
