@@ -50,6 +50,10 @@ std::vector<Row> properties_of(const api::Port& port) {
       {"rebinds", fmt::format("{}", port.rebinds())},
   };
   if (!port.refused().empty()) rows.push_back({"refused", port.refused()});
+  for (const auto& device : port.devices()) {
+    const auto reason = port.unusable().find(device);
+    if (reason != port.unusable().end()) rows.push_back({"unusable", fmt::format("{}: {}", device, reason->second)});
+  }
   for (const auto& difference : port.differences()) rows.push_back({"new driver", difference});
   if (port.has_net()) {
     rows.push_back({"mac", port.net().mac()});

@@ -56,6 +56,14 @@ TEST(PortText, SaysWhoHasADoorbell) {
   EXPECT_THAT(text(port), HasSubstr("packets=7\n"));
 }
 
+TEST(PortText, SaysWhichDevicesCannotBeUsed) {
+  auto port = some_port();
+  port.add_devices("nic0");
+  port.add_devices("soft");
+  (*port.mutable_unusable())["nic0"] = "it lacks mq";
+  EXPECT_THAT(text(port), HasSubstr("unusable     nic0: it lacks mq\n"));
+}
+
 TEST(Json, KeepsTheNamesOfTheProtoAndPrintsZeros) {
   const auto output = json(some_port());
   ASSERT_TRUE(output.has_value());

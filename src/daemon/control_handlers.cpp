@@ -109,6 +109,7 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_refused(entry.refused);
   for (const auto& difference : report.differences) to.add_differences(difference);
   for (const auto& device : report.devices) to.add_devices(device);
+  for (const auto& device : report.unusable) (*to.mutable_unusable())[device.name] = device.reason;
   fill_features(*to.mutable_features_offered(), report.type, report.offered);
   fill_features(*to.mutable_features_negotiated(), report.type, report.negotiated);
   to.set_memory_regions(static_cast<std::uint32_t>(report.memory_regions));

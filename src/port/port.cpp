@@ -248,9 +248,14 @@ PortReport Port::report() const {
                     .rebinds = rebinds_,
                     .differences = differences_,
                     .devices = {},
+                    .unusable = {},
                     .queues = {}};
   for (const memory::Region& region : memory_->regions()) report.memory_bytes += region.size;
-  for (const Slot& slot : slots_) report.devices.push_back(slot.device->info().name);
+  for (const Slot& slot : slots_) {
+    const std::string& device = slot.device->info().name;
+    report.devices.push_back(device);
+    if (!slot.is_usable()) report.unusable.push_back({.name = device, .reason = slot.why_not()});
+  }
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     const Queue& queue = queues_[i];
     const vdpa::Device& device = *slots_[queue.slot].device;

@@ -33,6 +33,12 @@ struct QueueReport {
   std::vector<vdpa::Counter> counters;
 };
 
+/// A Device that cannot work any queue now. Value type.
+struct UnusableDevice {
+  std::string name;
+  std::string reason;
+};
+
 /// Value type.
 struct PortReport {
   std::string name;
@@ -47,6 +53,7 @@ struct PortReport {
   /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.
   std::vector<std::string> differences;
   std::vector<std::string> devices;
+  std::vector<UnusableDevice> unusable;
   std::vector<QueueReport> queues;
 };
 

@@ -132,6 +132,7 @@ class Moves(AcceleratorCase):
         for _ in range(3):
             self.accelerator.kill()
             self.await_devices({"soft"})
+            self.assertEqual(set(self.daemon.cli_json("port", "show", "net0")["unusable"]), {"acc0"})
             self.await_progress()
             self.accelerator.start()
             self.await_devices({"acc"})
