@@ -66,6 +66,7 @@ class FakeDevice final : public vdpa::Device {
   const vdpa::DeviceInfo& info() const override { return info_; }
   void set_observer(vdpa::DeviceObserver* an_observer) override { observer = an_observer; }
   Result<void> set_features(virtio::FeatureSet some) override {
+    if (refuses_features) return fail(Errc::not_supported, "refused");
     features = some;
     return {};
   }
@@ -157,6 +158,7 @@ class FakeDevice final : public vdpa::Device {
   std::vector<memory::Region> regions;
   vdpa::DeviceObserver* observer = nullptr;
   virtio::FeatureSet features;
+  bool refuses_features = false;
   std::vector<std::byte> config_bytes;
 
  private:
