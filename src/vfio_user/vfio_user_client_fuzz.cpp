@@ -3,7 +3,8 @@
 // descriptors come along; bits 5-7: another id, another command, no reply at all in the header), one byte of size, then
 // that many bytes. Kind 0: as a good server; 1: with these bytes as payload; 2: these bytes as they are; 3 and 4: first
 // DMA_READ and DMA_WRITE with these bytes, then as a good server; 5: an error; 6: as a good server, but with these
-// bytes from the place on that the first of them says; 7: not. When the input ends, the server hangs up.
+// bytes from the place on that the first of them says; 7: as a good server, and at once these bytes, which nobody has
+// asked for; not at all when there are none. When the input ends, the server hangs up.
 #include "base/log.h"
 #include "base/mapping.h"
 
@@ -97,10 +98,19 @@ class FuzzedServer {
         patch(good, record.bytes);
         return reply_with(good);
       case 7:
-        return true;
+        return record.bytes.empty() || reply_and_more(header, good, record.bytes);
       default:
         return reply_with(good);
     }
+  }
+  /// In one piece, so that the client finds them when it looks for nothing.
+  bool reply_and_more(wire::Header header, const Bytes& body, const Bytes& more) const {
+    header.size = static_cast<std::uint32_t>(sizeof header + body.size());
+    Bytes bytes;
+    append(bytes, header);
+    bytes.insert(bytes.end(), body.begin(), body.end());
+    bytes.insert(bytes.end(), more.begin(), more.end());
+    return socket_.send(bytes).has_value();
   }
   static void patch(Bytes& body, std::span<const std::byte> bytes) {
     if (bytes.empty()) return;

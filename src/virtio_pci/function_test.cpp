@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 
 #include "support/guest_memory.h"
 #include "virtio_pci/capabilities.h"
@@ -146,11 +147,11 @@ TEST_F(FunctionTest, AnAccessOutsideARegionIsRefused) {
     const auto done = rig.function->read(region, offset, bytes);
     const auto written = rig.function->write(region, offset, bytes);
     EXPECT_EQ(done.has_value(), written.has_value());
-    return done ? Errc{} : done.error().code;
+    return done ? std::nullopt : std::optional(done.error().code);
   };
   for (const auto region : {RegionIndex::bar0, RegionIndex::bar2, RegionIndex::config}) {
     const std::uint64_t size = rig.function->info().region(region).size;
-    EXPECT_EQ(error(region, size - 4), Errc{});
+    EXPECT_EQ(error(region, size - 4), std::nullopt);
     for (const std::uint64_t offset : {size - 3, size, ~std::uint64_t{0}, ~std::uint64_t{3}}) {
       EXPECT_EQ(error(region, offset), Errc::invalid_value) << offset;
     }
