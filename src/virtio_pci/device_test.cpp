@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <map>
 #include <stdexcept>
 #include <utility>
@@ -156,6 +157,17 @@ TEST_F(DeviceTest, AnAbsentOneComesLater) {
   EXPECT_FALSE(device->is_gone());
   EXPECT_EQ(observer.back, 1);
   EXPECT_TRUE(device->set_features(FeatureSet{Feature::version_1}));
+}
+
+TEST_F(DeviceTest, AFunctionThatWasRefusedIsNotSpokenTo) {
+  const auto device = Device::make_absent(loop, config());
+  auto refused = bus(add_function());
+  refused->bent_info.vectors = 2;
+  ASSERT_FALSE(device->use(std::move(refused)));
+  std::array<std::byte, 4> bytes{};
+  const auto read = device->read_config(0, bytes);
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, Errc::gone);
 }
 
 TEST_F(DeviceTest, OneThatOffersLessCannotTakeThePlaceOfAnother) {
