@@ -38,7 +38,10 @@ Result<std::vector<vfio::Area>> decode_areas(std::span<const std::byte> body, st
 
 /// Nothing said: the whole region.
 Result<std::vector<vfio::Area>> mappable_of(std::span<const std::byte> body, const wire::RegionInfo& region) {
-  std::uint64_t next = (region.flags & wire::kRegionCaps) != 0 ? region.cap_offset : 0;
+  const bool has_caps = (region.flags & wire::kRegionCaps) != 0;
+  // They did not fit into the reply: nobody knows which parts may not be mapped.
+  if (has_caps && region.cap_offset == 0) return std::vector<vfio::Area>();
+  std::uint64_t next = has_caps ? region.cap_offset : 0;
   while (next != 0) {
     wire::CapHeader head{};
     if (!fits(next, sizeof head, body.size())) return wrong("a capability is cut off");

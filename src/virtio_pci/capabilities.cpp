@@ -7,6 +7,9 @@
 namespace causeway::virtio_pci {
 namespace {
 
+/// The lowest bits of a pointer to a capability are reserved (PCI 3.0 6.7).
+constexpr std::uint8_t kPointerMask = 0xfc;
+
 template <class T>
 bool fetch(std::span<const std::byte> from, std::size_t at, T& to) {
   if (at > from.size() || sizeof to > from.size() - at) return false;
@@ -27,7 +30,7 @@ Result<virtio::DeviceType> type_of(std::span<const std::byte> space) {
               fmt::format("PCI id {:04x}:{:04x} is neither a network nor a block device", vendor, device));
 }
 
-/// The range, when it is inside its BAR and at least `least` bytes long. A range of 0 bytes reaches to the BAR's end.
+/// The range, when it is inside its BAR and at least `least` bytes long.
 std::optional<Place> place(const vfio::BusInfo& bus, std::uint8_t bar, std::uint64_t offset, std::uint64_t bytes,
                            std::uint64_t least) {
   if (bar > 5) return std::nullopt;
@@ -63,7 +66,7 @@ struct Found {
         if (!device) device = place(bus, cap.bar, cap.offset, cap.bytes, 4);
         break;
       case CfgType::vendor:
-        if (RingStateCap ours{}; fetch(space, at, ours) && ours.vendor_id == kVirtioVendor &&
+        if (RingStateCap ours{}; !ring_state && fetch(space, at, ours) && ours.vendor_id == kVirtioVendor &&
                                  ours.magic == kRingStateMagic && ours.version == kRingStateVersion) {
           ring_state = place(bus, ours.bar, ours.offset, sizeof(RingStateCfg), 1);
         }
@@ -82,16 +85,16 @@ Result<FunctionLayout> parse_config_space(std::span<const std::byte> space, cons
   std::uint8_t at = 0;
   std::uint8_t id = 0;
   if (!fetch(space, kCapabilities, at)) return fail(Errc::peer_violation, "configuration space is cut off");
+  at &= kPointerMask;
   // 48 capabilities fill the space; a list that is longer goes in a circle.
   for (int count = 0; at != 0; ++count) {
-    at &= 0xfc;
     std::uint8_t next = 0;
     if (count == 48) return fail(Errc::peer_violation, "the list of capabilities goes in a circle");
     if (!fetch(space, at, id) || !fetch(space, at + 1U, next)) {
       return fail(Errc::peer_violation, fmt::format("a capability at {:#x} is cut off", at));
     }
     if (id == kCapVendor) found.take(space, at, bus);
-    at = next;
+    at = next & kPointerMask;
   }
   if (!found.common) return fail(Errc::not_supported, "it has no common configuration: no modern virtio function");
   if (!found.notify) return fail(Errc::not_supported, "it has no notification area");

@@ -54,6 +54,10 @@ Result<void> Device::use(std::unique_ptr<vfio::Bus> bus) {
   control_.reset();
   bus_ = std::move(bus);
   if (auto learned = learn(); !learned) {
+    // What has been learnt leads to the bus.
+    layout_.reset();
+    common_.reset();
+    ring_state_.reset();
     bus_.reset();
     return fail(std::move(learned).error().context(where));
   }

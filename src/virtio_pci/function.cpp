@@ -151,6 +151,7 @@ Result<void> Function::access(vfio::RegionIndex region, std::uint64_t offset, st
     return fail(Errc::invalid_value,
                 fmt::format("{:#x}+{:#x} is not in region {}", offset, size, vfio::number(region)));
   }
+  if (size == 0) return {};  // nothing below need care about empty accesses
   if (region == vfio::RegionIndex::config) {
     access_config(offset, read, written);
   } else if (vfio::number(region) == kRegisterBar) {

@@ -42,6 +42,8 @@ void Function::try_to_start(std::uint16_t index) {
 }
 
 Result<void> Function::start(std::uint16_t index, Queue& queue) {
+  // A driver that says DRIVER_OK again starts what does not run yet.
+  if (queue.running) return {};
   const virtio::QueueIndex number{index};
   if (queue.size == 0) queue.size = static_cast<std::uint16_t>(port_.info().largest_ring);
   CW_TRY(auto kick, KickFd::make());

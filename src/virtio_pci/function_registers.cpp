@@ -92,7 +92,8 @@ void Function::set_status(std::uint8_t status) {
     status = static_cast<std::uint8_t>(status & ~std::to_underlying(Status::features_ok));
   }
   const bool starts = has_come(Status::driver_ok);
-  status_ = status;
+  // What a driver has broken it cannot mend but by a reset.
+  status_ = static_cast<std::uint8_t>(status | (status_ & std::to_underlying(Status::needs_reset)));
   if (auto done = port_.set_status(Status{status}); !done && log_limit_.allow()) {
     log::warn("port {}: status {:#x}: {}", port_.name(), status, done.error().text());
   }
