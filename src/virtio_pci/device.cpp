@@ -275,6 +275,20 @@ void Device::on_config_event() {
   if (observer_ != nullptr) observer_->config_changed();
 }
 
+/// Queues that stop in order need no guess of where they stood.
+void Device::bus_wanted_back() {
+  if (gone_) return;
+  for (auto& [index, queue] : queues_) {
+    if (!queue.started) continue;
+    if (auto state = halt(index, queue, vdpa::StopMode::leave)) {
+      queue.setup.ring.start = *std::move(state);
+    } else {
+      log::warn("device {} queue {}: {}", info_.name, virtio::number(index), state.error().text());
+      queue.started = true;  // perhaps still
+    }
+  }
+}
+
 void Device::bus_gone(Error reason) {
   leave(std::move(reason));
 }

@@ -98,6 +98,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   Device(Loop& loop, DeviceConfig config);
 
   // vfio::BusObserver
+  void bus_wanted_back() override;
   void bus_gone(Error reason) override;
 
   // device.cpp

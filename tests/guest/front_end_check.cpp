@@ -4,7 +4,8 @@
 //   front_end_check net STOP SOCKET SOCKET     exchanges numbered frames between two ports, both ways
 //
 // Prints "round N" when that round is done, and ends after the round in which the file STOP has appeared, with
-// "ended after round N". A disk's request that fails, or ends with the wrong contents, or never, is the end, as are
+// "ended after round N". Kicks go to the doorbells that are offered, mapped into this process, as far as a disk has
+// them: "rang N doorbells". A disk's request that fails, or ends with the wrong contents, or never, is the end, as are
 // frames that come twice or out of order. Frames may be lost; "lost N" says how many were.
 #include "vhost_user/frontend.h"
 
@@ -65,7 +66,8 @@ class DiskCheck {
  public:
   static Result<DiskCheck> make(Loop& loop, const char* socket, std::uint64_t blocks) {
     CW_TRY(auto port, connect(loop, socket, virtio::DeviceType::block));
-    CW_TRY(auto driver, BlkDriver::plug_in(*port, {.features = virtio::FeatureSet{virtio::BlkFeature::flush}}));
+    CW_TRY(auto driver, BlkDriver::plug_in(*port, {.features = virtio::FeatureSet{virtio::BlkFeature::flush},
+                                                   .rings_doorbells = true}));
     return DiskCheck(loop, std::move(port), std::move(driver), blocks);
   }
 
@@ -73,7 +75,7 @@ class DiskCheck {
     CW_CHECK(each_block(virtio::BlkRequestType::out, number));
     return each_block(virtio::BlkRequestType::in, number);
   }
-  void report() const {}
+  void report() const { fmt::print("rang {} doorbells\n", driver_->doorbells_rung()); }
 
  private:
   DiskCheck(Loop& loop, std::unique_ptr<port::Port> port, std::unique_ptr<BlkDriver> driver, std::uint64_t blocks)

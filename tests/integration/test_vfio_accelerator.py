@@ -69,9 +69,10 @@ class Disk(VfioCase):
 
     def finish(self, front_end):
         """Ends it, and looks into the image."""
-        last = front_end.finish()
+        last, output = front_end.finish()
         wanted = b"".join(struct.pack("<QQ", block, last) * (BLOCK // 16) for block in range(BLOCKS))
         self.assertEqual(self.image.read_bytes(), wanted)
+        self.assertGreater(int(output.split("rang ")[1].split()[0]), 0, "no doorbell of the function was rung by the front-end")
 
     def test_moves(self):
         front_end = self.start_front_end()

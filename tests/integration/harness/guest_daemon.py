@@ -41,7 +41,7 @@ class GuestDaemon:
     def devices_of(self, port):
         """On which Devices the port's queues are."""
         queues = json.loads(self.cli("port", "show", port, "--json"))["queues"]
-        return {queue["device"] for queue in queues if queue["kind"] != "control"}
+        return {queue["device"] for queue in queues if queue["kind"] in ("receive", "transmit", "request")}
 
     def await_devices(self, port, device, limit=60):
         """Waits until all queues of the port are on a Device."""
@@ -80,7 +80,7 @@ class FrontEnd:
         wait_for(is_there, limit, f"the front-end has done {more} more rounds", self._guest.program)
 
     def finish(self, limit=90):
-        """Has it end; returns the number of its last round."""
+        """Has it end; returns the number of its last round, and all that it has said."""
         self._guest.check(f"touch {self._stop}")
         output = self._job.wait(limit)
-        return int(output.split("ended after round ")[1])
+        return int(output.split("ended after round ")[1]), output
