@@ -165,6 +165,8 @@ TEST_P(Accelerated, QueuesMoveUnderTrafficAndNothingIsLostOrRepeated) {
 
 TEST_P(Accelerated, ADoorbellInMemoryIsHeard) {
   Rig rig(GetParam());
+  // Although the queue was started before it was enabled.
+  EXPECT_TRUE(rig.a->has_doorbell(kTransmit));
   const auto area = rig.device->notify_area(QueueIndex{kTransmit});
   ASSERT_TRUE(area);
   EXPECT_EQ(area->size, page_size());
@@ -240,6 +242,18 @@ TEST_P(Plain, IsUnpluggedUnderTrafficAndNothingIsRepeated) {
   exchange(rig, 3000, unplug, true);
   EXPECT_GT(turns, 10U);
   for (const auto queue : {kReceive, kTransmit}) EXPECT_EQ(rig.device_of(queue), "soft");
+}
+
+TEST_P(Plain, IsLeftByAQueueThatIsEnabledAgain) {
+  Rig rig(GetParam(), false);
+  exchange(rig, 300, [] {});
+  for (const auto queue : {kReceive, kTransmit}) {
+    ASSERT_TRUE(rig.port_a->enable_queue(QueueIndex{queue}, false));
+    const auto enabled = rig.port_a->enable_queue(QueueIndex{queue}, true);
+    ASSERT_TRUE(enabled) << enabled.error().text();
+    EXPECT_EQ(rig.device_of(queue), "soft");
+  }
+  exchange(rig, 300, [] {}, true);
 }
 
 TEST_P(Plain, HasNoPackedRings) {

@@ -1,5 +1,7 @@
 #include "support/blk_driver.h"
 
+#include "base/log.h"
+
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
@@ -143,8 +145,11 @@ void BlkDriver::kick(std::uint16_t index) {
 
 void BlkDriver::offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area) {
   if (!config_.rings_doorbells) return;
-  // One that cannot be mapped it does without: there is the eventfd.
-  if (auto doorbell = Doorbell::map(area)) doorbells_.insert_or_assign(queue, *std::move(doorbell));
+  if (auto doorbell = Doorbell::map(area)) {
+    doorbells_.insert_or_assign(queue, *std::move(doorbell));
+  } else {
+    log::warn("{}", doorbell.error().text());  // there is the eventfd
+  }
 }
 
 std::optional<BlkCompletion> BlkDriver::reap(std::uint16_t index) {
