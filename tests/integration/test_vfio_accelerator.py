@@ -56,12 +56,12 @@ class Disk(VfioCase):
         super().setUp()
         self.image = self.folder / "image"
         self.image.write_bytes(bytes(BLOCK * BLOCKS))
-        self.start(PciSlot((f"virtio-blk-pci,drive=image,share-rw=on,num-queues=1,vectors=4,{COMMON}",)),
+        self.start(PciSlot((f"virtio-blk-pci,drive=image,share-rw=on,num-queues=2,vectors=4,{COMMON}",)),
                    more=("-blockdev", f"driver=file,filename={self.image},node-name=image",
                          "-device", "virtio-blk-pci,drive=image,share-rw=on,addr=0x9,disable-legacy=on"))
         disk = self.guest.check("cd /sys/bus/pci/devices/0000:00:09.0 && echo virtio*/block/*").strip().split("/")[-1]
         self.socket = f"{FOLDER}/disk0.sock"
-        self.start_causeway(DiskPort("disk0", self.socket, f"file:/dev/{disk}", devices=("acc0", "soft"),
+        self.start_causeway(DiskPort("disk0", self.socket, f"file:/dev/{disk}", queues=2, devices=("acc0", "soft"),
                                      functions=(self.function(0),), more=(("direct", True),)))
 
     def start_front_end(self):
@@ -74,10 +74,20 @@ class Disk(VfioCase):
         self.assertEqual(self.image.read_bytes(), wanted)
         self.assertGreater(int(output.split("rang ")[1].split()[0]), 0, "no doorbell of the function was rung by the front-end")
 
+    def assert_direct(self, front_end):
+        """The front-end rings the function's doorbells itself, and nobody passes kicks on."""
+        def queues():
+            return self.daemon.show("disk0")["queues"]
+
+        wait_for(lambda: {queue["doorbell"] for queue in queues()} == {"accepted"}, 30, "doorbells are taken", self.guest.program)
+        before = [queue["counters"] for queue in queues()]
+        front_end.await_rounds(2)
+        self.assertEqual([queue["counters"] for queue in queues()], before)
+
     def test_moves(self):
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
-        front_end.await_rounds(2)
+        self.assert_direct(front_end)
         self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "soft")
         self.daemon.await_devices("disk0", "soft")
         front_end.await_rounds(2)
@@ -89,6 +99,15 @@ class Disk(VfioCase):
         self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "acc0")
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
+        front_end.await_rounds(2)
+        self.finish(front_end)
+
+    def test_one_queue(self):
+        front_end = self.start_front_end()
+        self.daemon.await_devices("disk0", "acc0")
+        self.daemon.cli("port", "rebind", "disk0", "--queue", "0", "--device", "soft")
+        self.daemon.await_devices("disk0", "soft")  # both: the function's disk is reset as a whole
+        self.daemon.await_log("is back")
         front_end.await_rounds(2)
         self.finish(front_end)
 
@@ -104,7 +123,7 @@ class Disk(VfioCase):
 
         wait_for(lambda: "slot0.0" not in devices(), 30, "QEMU has taken the function out", self.guest.program)
         self.guest.qmp.execute("device_add", driver="virtio-blk-pci", id="slot0.0", bus="port0", drive="image",
-                               **{"share-rw": True, "num-queues": 1, "vectors": 4, "disable-legacy": "on", "iommu_platform": True,
+                               **{"share-rw": True, "num-queues": 2, "vectors": 4, "disable-legacy": "on", "iommu_platform": True,
                                   "ats": True, "page-per-vq": True})
         path = f"/sys/bus/pci/devices/{self.addresses[0]}/driver"
         wait_for(lambda: self.guest.run(f"test -e {path}").code == 0, 30, "the function is there again", self.guest.program)
@@ -123,7 +142,13 @@ class Net(VfioCase):
     """Two functions on a hub of QEMU's; the software of both ports is on a switch."""
 
     def test_moves(self):
-        nic = f"virtio-net-pci,romfile=,vectors=4,{COMMON}"
+        self.assert_moves()
+
+    def test_moves_of_functions_that_reset_only_as_a_whole(self):
+        self.assert_moves(",queue_reset=off")
+
+    def assert_moves(self, properties=""):
+        nic = f"virtio-net-pci,romfile=,vectors=4,{COMMON}{properties}"
         hub = tuple(word for n in range(2) for word in ("-netdev", f"hubport,id=hub{n},hubid=0"))
         self.start(*(PciSlot((f"{nic},netdev=hub{n},mac=52:54:00:00:00:0{n + 2}",)) for n in range(2)), more=hub)
         sockets = [f"{FOLDER}/net{n}.sock" for n in range(2)]

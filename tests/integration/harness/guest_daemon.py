@@ -38,10 +38,13 @@ class GuestDaemon:
         assert result.code == 0, f"causeway {' '.join(arguments)}: {result.output}\n{self.log()}"
         return result.output
 
+    def show(self, port):
+        """What the control API says of a port."""
+        return json.loads(self.cli("port", "show", port, "--json"))
+
     def devices_of(self, port):
         """On which Devices the port's queues are."""
-        queues = json.loads(self.cli("port", "show", port, "--json"))["queues"]
-        return {queue["device"] for queue in queues if queue["kind"] in ("receive", "transmit", "request")}
+        return {queue["device"] for queue in self.show(port)["queues"] if queue["kind"] in ("receive", "transmit", "request")}
 
     def await_devices(self, port, device, limit=60):
         """Waits until all queues of the port are on a Device."""
