@@ -41,6 +41,7 @@ Result<std::unique_ptr<vfio::Bus>> Accelerator::open() const {
 }
 
 void Accelerator::try_now() {
+  device_->let_go();
   auto done = [&]() -> Result<void> {
     CW_TRY(auto bus, open());
     return device_->use(std::move(bus));

@@ -98,7 +98,14 @@ Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
   CW_TRY(Queue * state, find(queue));
   state->enabled = enabled;
   if (!state->started || state->failed || is_control(queue)) return {};
-  return slots_[state->slot].device->enable_queue(queue, enabled);
+  auto done = slots_[state->slot].device->enable_queue(queue, enabled);
+  if (done || !enabled || state->slot + 1 == slots_.size()) return done;
+  log::warn("port {} queue {}: device {} cannot go on with it: {}", name(), number(queue),
+            slots_[state->slot].device->info().name, done.error().text());
+  CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
+  CW_CHECK(run_on(queue, *state, slots_.size() - 1));
+  save();
+  return {};
 }
 
 Result<QueueState> Port::stop_queue(QueueIndex queue, vdpa::StopMode mode) {

@@ -68,6 +68,9 @@ struct RegionFile {
 class BusObserver {
  public:
   virtual ~BusObserver() = default;
+  /// The function is wanted back, and goes when this returns. Until then it works and answers: what it is at should be
+  /// stopped now. Called from the loop, not from within a call; must not destroy the Bus.
+  virtual void bus_wanted_back() {}
   /// The function works no more: unplugged, or its process died. It touches no memory any more.
   virtual void bus_gone(Error reason) = 0;
 };

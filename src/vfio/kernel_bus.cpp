@@ -40,8 +40,7 @@ KernelBus::KernelBus(Loop& loop, KernelDma dma, OwnedFd group, KernelFunction fu
 Result<void> KernelBus::watch_request() {
   CW_TRY(const bool is_told, function_.set_request_event(request_.fd()));
   if (is_told) {
-    watching_ =
-        loop_.watch(request_.fd(), [this] { lose("the kernel wants it back: it is being unplugged or unbound"); });
+    watching_ = loop_.watch(request_.fd(), [this] { give_back(); });
   }
   return {};
 }
@@ -69,9 +68,15 @@ bool KernelBus::means_gone(const Error& error) const {
   return error.sys_errno == ENODEV || (error.sys_errno == EIO && !function_.is_there());
 }
 
+void KernelBus::give_back() {
+  if (observer_ != nullptr) observer_->bus_wanted_back();
+  if (!lost_) lose("the kernel wants it back: it is being unplugged or unbound");
+}
+
 void KernelBus::lose(std::string why) {
   lost_ = Error{.code = Errc::gone, .what = fmt::format("PCI function {} has gone: {}", info_.name, why)};
   watching_.reset();
+  function_.end_dma();
   function_.let_go(request_.fd());
   group_.reset();
   dma_.reset();

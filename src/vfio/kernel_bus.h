@@ -18,7 +18,9 @@ namespace causeway::vfio {
 
 /// Invariants:
 /// 1. The IOMMU group is open, and claimed against other processes, from `open` until the function has gone.
-/// 2. Once it has gone, nothing here keeps the kernel from unplugging it. Mappings of its regions do: who made some
+/// 2. Once it has gone, it reaches no memory: others may hold descriptors of it still, and so keep it from being
+/// closed.
+/// 3. Once it has gone, nothing here keeps the kernel from unplugging it. Mappings of its regions do: who made some
 /// must
 ///    unmap them when told that it has gone. What `file_of` gave stays open, but maps nothing any more.
 /// Destroying it resets the function, as the kernel does so when the last descriptor is closed.
@@ -54,6 +56,7 @@ class KernelBus final : public Bus {
   template <class Call>
   Result<void> attempt(Call call);
   bool means_gone(const Error& error) const;
+  void give_back();
   void lose(std::string why);
   void report();
 

@@ -1,5 +1,6 @@
 #include "vfio/kernel_function.h"
 
+#include "base/log.h"
 #include "base/mapping.h"
 #include "vfio/kernel_call.h"
 #include "vfio/region_layout.h"
@@ -181,6 +182,14 @@ bool KernelFunction::is_there() const {
   std::array<std::byte, 4> revision_and_class{};
   if (!read(RegionIndex::config, PCI_CLASS_REVISION, revision_and_class)) return false;
   return std::ranges::any_of(revision_and_class, [](std::byte byte) { return byte != std::byte{0xff}; });
+}
+
+void KernelFunction::end_dma() const {
+  // Its registers stay switched on: who has mapped a doorbell and rings it once more must not be killed for that.
+  const std::uint16_t command = PCI_COMMAND_MEMORY;
+  if (auto done = write(RegionIndex::config, PCI_COMMAND, std::as_bytes(std::span(&command, 1))); !done) {
+    log::debug("end DMA: {}", done.error().text());  // of one that is not there any more
+  }
 }
 
 void KernelFunction::let_go(const OwnedFd& replacement) const {

@@ -35,6 +35,8 @@ class KernelFunction {
 
   /// Whether something still answers behind the file.
   bool is_there() const;
+  /// From now on it reaches no memory, whoever else has it open.
+  void end_dma() const;
   /// Lets go of the function. The descriptor stays open, on the file of another one.
   void let_go(const OwnedFd& replacement) const;
 

@@ -51,14 +51,10 @@ Device::~Device() {
 
 Result<void> Device::use(std::unique_ptr<vfio::Bus> bus) {
   const std::string where = fmt::format("device {} ({})", config_.name, bus->info().name);
-  control_.reset();
+  let_go();
   bus_ = std::move(bus);
   if (auto learned = learn(); !learned) {
-    // What has been learnt leads to the bus.
-    layout_.reset();
-    common_.reset();
-    ring_state_.reset();
-    bus_.reset();
+    let_go();
     return fail(std::move(learned).error().context(where));
   }
   bus_->set_observer(this);
@@ -66,6 +62,15 @@ Result<void> Device::use(std::unique_ptr<vfio::Bus> bus) {
   if (std::exchange(has_been_there_, true)) log::info("{}: is back", where);
   if (observer_ != nullptr) observer_->device_back();
   return {};
+}
+
+void Device::let_go() {
+  if (!gone_ || !bus_) return;
+  control_.reset();
+  ring_state_.reset();
+  common_.reset();
+  layout_.reset();
+  bus_.reset();
 }
 
 void Device::set_observer(vdpa::DeviceObserver* observer) {
@@ -166,7 +171,7 @@ Result<std::uint16_t> Device::count_queues(FeatureSet offered) {
     std::uint16_t pairs = 1;
     if (offered.has(virtio::NetFeature::mq)) {
       CW_CHECK(
-          read_config(offsetof(virtio::NetConfig, max_virtqueue_pairs), std::as_writable_bytes(std::span(&pairs, 1))));
+          read_space(offsetof(virtio::NetConfig, max_virtqueue_pairs), std::as_writable_bytes(std::span(&pairs, 1))));
     }
     queues = static_cast<std::uint16_t>(2 * std::min<std::uint16_t>(pairs, all / 2));
     if (offered.has(virtio::NetFeature::ctrl_vq) && queues < all) control_index_ = queues;
@@ -245,7 +250,11 @@ Result<void> Device::set_status(vdpa::Status status) {
 }
 
 Result<void> Device::read_config(std::uint32_t offset, std::span<std::byte> to) const {
-  if (!layout_) return fail(*gone_);
+  if (gone_) return fail(*gone_);
+  return read_space(offset, to);
+}
+
+Result<void> Device::read_space(std::uint32_t offset, std::span<std::byte> to) const {
   if (!layout_->device || offset > layout_->device->bytes || to.size() > layout_->device->bytes - offset) {
     return fail(Errc::peer_violation,
                 fmt::format("device {}: configuration space ends before {}", config_.name, offset + to.size()));
@@ -274,9 +283,25 @@ void Device::on_config_event() {
   ++generation_;
   const auto status = common_->get(&CommonCfg::device_status);
   if (status && has(vdpa::Status{*status}, vdpa::Status::needs_reset)) {
+    bus_wanted_back();
     return leave({.code = Errc::gone, .what = "it needs a reset"});
   }
   if (observer_ != nullptr) observer_->config_changed();
+}
+
+/// Queues that stop in order need no guess of where they stood.
+void Device::bus_wanted_back() {
+  if (gone_) return;
+  for (auto& [index, queue] : queues_) {
+    if (!queue.started) continue;
+    if (auto state = halt(index, queue, vdpa::StopMode::leave)) {
+      queue.setup.ring.start = *std::move(state);
+    } else {
+      log::warn("device {} queue {}: {}", info_.name, virtio::number(index), state.error().text());
+      queue.started = true;  // perhaps still
+    }
+  }
+  tell_soon_.reset();  // whoever called tells why
 }
 
 void Device::bus_gone(Error reason) {

@@ -61,6 +61,9 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   /// observer is told. Errc::not_supported: it is no modern virtio function of that type, or offers less than the one
   /// before; Errc::peer_violation: its configuration space is broken; Errc::gone. All name the Device and the bus.
   Result<void> use(std::unique_ptr<vfio::Bus> bus);
+  /// Closes a function that has gone, which may only have to be opened anew: there can be one user at a time. Not to be
+  /// called from within a call of the Bus.
+  void let_go();
   bool is_gone() const { return gone_.has_value(); }
 
   const vdpa::DeviceInfo& info() const override { return info_; }
@@ -99,6 +102,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   Device(Loop& loop, DeviceConfig config);
 
   // vfio::BusObserver
+  void bus_wanted_back() override;
   void bus_gone(Error reason) override;
 
   // device.cpp
@@ -108,6 +112,7 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   void leave(Error reason);
   Result<std::uint16_t> count_queues(virtio::FeatureSet offered);
   Result<virtio::FeatureSet> read_features() const;
+  Result<void> read_space(std::uint32_t offset, std::span<std::byte> to) const;
   Result<void> reset();
   Result<void> negotiate(virtio::FeatureSet features);
   Result<void> write_status(std::uint8_t status);

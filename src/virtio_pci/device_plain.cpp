@@ -10,6 +10,12 @@
 #include "virtio_pci/device.h"
 
 namespace causeway::virtio_pci {
+namespace {
+
+/// How long the other queues of a function that was reset as a whole may stand still, at most.
+constexpr std::chrono::milliseconds kStopTogether{100};
+
+}  // namespace
 
 bool Device::is_transmit(virtio::QueueIndex index) const {
   return info_.type == virtio::DeviceType::net && virtio::number(index) % 2 == 1;
@@ -18,7 +24,9 @@ bool Device::is_transmit(virtio::QueueIndex index) const {
 Result<vdpa::QueueState> Device::halt_plain(virtio::QueueIndex index, Queue& queue) {
   const bool is_receive = info_.type == virtio::DeviceType::net && !is_transmit(index);
   if (!is_receive) drain(index, queue.setup.ring);
-  const bool can_reset_one = offered_.has(virtio::Feature::ring_reset) && common_->has(&CommonCfg::queue_reset);
+  // QEMU's disks go on with requests of a queue that was reset, and finish them only when the whole function is.
+  const bool can_reset_one = info_.type != virtio::DeviceType::block && offered_.has(virtio::Feature::ring_reset) &&
+                             common_->has(&CommonCfg::queue_reset);
   CW_CHECK(can_reset_one ? reset_queue(index) : reset_all_queues());
   return position_after_reset(index, queue.setup.ring);
 }
@@ -58,7 +66,7 @@ Result<void> Device::reset_queue(virtio::QueueIndex index) const {
 }
 
 /// The function can only be reset as a whole. Its other queues cannot go on where they stood: the port is told to take
-/// them elsewhere, unless it stops them all in this turn.
+/// them elsewhere, unless it stops them too, as it does for a front-end that ends its queues one by one.
 Result<void> Device::reset_all_queues() {
   const auto features = *negotiated_;
   for (auto& [index, queue] : queues_) {
@@ -71,7 +79,7 @@ Result<void> Device::reset_all_queues() {
     CW_TRY(queue.setup.ring.start, position_after_reset(index, queue.setup.ring));
     last_states_.insert_or_assign(index, queue.setup.ring.start);
   }
-  tell_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] {
+  tell_soon_.emplace(loop_.after(kStopTogether, [this] {
     if (!queues_.empty())
       bus_gone({.code = Errc::gone, .what = "one queue stopped, and the function resets as a whole"});
   }));

@@ -152,8 +152,9 @@ std::optional<vfio::RegionFile> Device::notify_page(std::uint64_t offset) const 
 }
 
 std::optional<vdpa::NotifyArea> Device::notify_area(virtio::QueueIndex queue) const {
+  // Of one that is not enabled too: a guest is offered it once, and it is not heard until then.
   const auto found = queues_.find(queue);
-  if (found == queues_.end() || !found->second.started) return std::nullopt;
+  if (gone_ || found == queues_.end()) return std::nullopt;
   const auto file = notify_page(found->second.notify_offset);
   if (!file) return std::nullopt;
   return vdpa::NotifyArea{.fd = file->fd, .offset = file->offset, .size = file->size};
@@ -175,7 +176,10 @@ Result<void> Device::enable_queue(virtio::QueueIndex index, bool enabled) {
   Queue& queue = found->second;
   queue.setup.enabled = enabled;
   if (gone_ || enabled == queue.started) return {};
-  if (enabled) return start(index, queue);
+  if (enabled) {
+    CW_CHECK(check_start(index, queue.setup));  // it may have been at work before it was disabled
+    return start(index, queue);
+  }
   CW_TRY(queue.setup.ring.start, halt(index, queue, vdpa::StopMode::leave));
   return {};
 }

@@ -1,9 +1,8 @@
 // A port whose first Device is a virtio-pci function and whose second is software: traffic on either, and moved between
 // the two while it flows.
 
-#include "port/functions.h"
-
 #include "net/two_guests.h"
+#include "port/functions.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -40,6 +39,7 @@ struct Rig {
     auto local = std::make_unique<LocalFunction>(loop, one_nic_port(loop, link, pairs),
                                                  virtio_pci::FunctionConfig{.ring_state = ring_state});
     function = &local->function();
+    bus = local.get();
     auto accelerator = value_or_die(virtio_pci::Device::make(
         loop, std::move(local),
         {.name = "accelerator", .queues = static_cast<std::uint16_t>(2 * pairs), .largest_ring = 256}));
@@ -64,6 +64,7 @@ struct Rig {
   std::unique_ptr<port::Port> port_a;
   std::unique_ptr<port::Port> port_b;
   virtio_pci::Function* function = nullptr;
+  LocalFunction* bus = nullptr;
   virtio_pci::Device* device = nullptr;
   std::unique_ptr<FakeGuest> a;
   std::unique_ptr<FakeGuest> b;
@@ -164,6 +165,8 @@ TEST_P(Accelerated, QueuesMoveUnderTrafficAndNothingIsLostOrRepeated) {
 
 TEST_P(Accelerated, ADoorbellInMemoryIsHeard) {
   Rig rig(GetParam());
+  // Although the queue was started before it was enabled.
+  EXPECT_TRUE(rig.a->has_doorbell(kTransmit));
   const auto area = rig.device->notify_area(QueueIndex{kTransmit});
   ASSERT_TRUE(area);
   EXPECT_EQ(area->size, page_size());
@@ -185,6 +188,16 @@ TEST_P(Accelerated, AGuestMayResetAndStartAgain) {
   rig.a = value_or_die(FakeGuest::plug_in(*rig.port_a, {.features = GetParam()}));
   ASSERT_EQ(rig.device_of(kReceive), "accelerator");
   exchange(rig, 300, [] {});
+}
+
+TEST_P(Accelerated, IsUnpluggedUnderTrafficAndNothingIsLostOrRepeated) {
+  Rig rig(GetParam());
+  std::uint32_t turns = 0;
+  exchange(rig, 3000, [&] {
+    if (++turns == 10) rig.bus->unplug();
+  });
+  EXPECT_GT(turns, 10U);
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_EQ(rig.device_of(queue), "soft");
 }
 
 TEST_P(Accelerated, OneQueuePairOfTwoIsAccelerated) {
@@ -218,6 +231,29 @@ TEST_P(Plain, FallsBackToSoftwareAndNothingIsRepeated) {
   const auto back = rig.move(kTransmit, "accelerator");
   ASSERT_FALSE(back);
   EXPECT_NE(back.error().what.find("without ring state"), std::string::npos) << back.error().what;
+}
+
+TEST_P(Plain, IsUnpluggedUnderTrafficAndNothingIsRepeated) {
+  Rig rig(GetParam(), false);
+  std::uint32_t turns = 0;
+  const auto unplug = [&] {
+    if (++turns == 10) rig.bus->unplug();
+  };
+  exchange(rig, 3000, unplug, true);
+  EXPECT_GT(turns, 10U);
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_EQ(rig.device_of(queue), "soft");
+}
+
+TEST_P(Plain, IsLeftByAQueueThatIsEnabledAgain) {
+  Rig rig(GetParam(), false);
+  exchange(rig, 300, [] {});
+  for (const auto queue : {kReceive, kTransmit}) {
+    ASSERT_TRUE(rig.port_a->enable_queue(QueueIndex{queue}, false));
+    const auto enabled = rig.port_a->enable_queue(QueueIndex{queue}, true);
+    ASSERT_TRUE(enabled) << enabled.error().text();
+    EXPECT_EQ(rig.device_of(queue), "soft");
+  }
+  exchange(rig, 300, [] {}, true);
 }
 
 TEST_P(Plain, HasNoPackedRings) {

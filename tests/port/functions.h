@@ -30,7 +30,12 @@ class LocalFunction final : public vfio::Bus {
   port::Port& port() { return *port_; }
 
   const vfio::BusInfo& info() const override { return function_->info(); }
-  void set_observer(vfio::BusObserver* observer) override { function_->set_observer(observer); }
+  void set_observer(vfio::BusObserver* observer) override { observer_ = observer; }
+  /// What a kernel does that unplugs it; it works on, if nobody stops it.
+  void unplug() {
+    observer_->bus_wanted_back();
+    observer_->bus_gone({.code = Errc::gone, .what = "unplugged"});
+  }
   Result<void> read(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> to) override {
     return function_->read(region, offset, to);
   }
@@ -49,6 +54,7 @@ class LocalFunction final : public vfio::Bus {
   Result<void> reset() override { return function_->reset(); }
 
  private:
+  vfio::BusObserver* observer_ = nullptr;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<port::Port> port_;
   std::unique_ptr<virtio_pci::Function> function_;

@@ -1,5 +1,7 @@
 #include "support/blk_driver.h"
 
+#include "base/log.h"
+
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
@@ -130,8 +132,24 @@ std::optional<std::uint64_t> BlkDriver::submit(std::uint16_t index, const BlkReq
   if (!queue.ring.add(readable, writable, slot)) return std::nullopt;
   queue.free.pop_back();
   queue.pending[slot] = {.answer = answer, .answer_bytes = request.answer_bytes};
-  if (queue.ring.publish()) queue.kick.signal();
+  if (queue.ring.publish()) kick(index);
   return slot;
+}
+
+void BlkDriver::kick(std::uint16_t index) {
+  const auto doorbell = doorbells_.find(QueueIndex{index});
+  if (doorbell == doorbells_.end()) return queues_[index].kick.signal();
+  doorbell->second.ring(doorbell->first);
+  ++doorbells_rung_;
+}
+
+void BlkDriver::offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area) {
+  if (!config_.rings_doorbells) return;
+  if (auto doorbell = Doorbell::map(area)) {
+    doorbells_.insert_or_assign(queue, *std::move(doorbell));
+  } else {
+    log::warn("{}", doorbell.error().text());  // there is the eventfd
+  }
 }
 
 std::optional<BlkCompletion> BlkDriver::reap(std::uint16_t index) {

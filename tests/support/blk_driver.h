@@ -8,10 +8,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
+
+#include "support/doorbell.h"
 
 namespace causeway::testing {
 
@@ -19,6 +22,7 @@ struct BlkDriverConfig {
   virtio::FeatureSet features;  ///< to negotiate; VERSION_1 is always added
   std::uint16_t queues = 1;
   std::uint32_t ring_size = 64;
+  bool rings_doorbells = false;  ///< maps those that it is offered, and kicks by them
 };
 
 /// One request. Readable bytes are `head` and `data`; writable ones `answer_bytes` and the status.
@@ -60,10 +64,13 @@ class BlkDriver final : public port::DriverSide {
   std::uint32_t config_changes() const { return config_changes_; }
   void config_changed() override { ++config_changes_; }
   void memory_lost() override {}
-  /// It has no mapping of doorbells: it kicks by eventfd.
-  void offer_notify_area(virtio::QueueIndex /*queue*/, const vdpa::NotifyArea& /*area*/) override {}
-  void withdraw_notify_area(virtio::QueueIndex /*queue*/) override {}
-  port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::none; }
+  void offer_notify_area(virtio::QueueIndex queue, const vdpa::NotifyArea& area) override;
+  void withdraw_notify_area(virtio::QueueIndex queue) override { doorbells_.erase(queue); }
+  port::Doorbell doorbell(virtio::QueueIndex queue) const override {
+    return doorbells_.contains(queue) ? port::Doorbell::accepted : port::Doorbell::none;
+  }
+  /// How many kicks went to doorbells.
+  std::uint64_t doorbells_rung() const { return doorbells_rung_; }
 
  private:
   static constexpr std::size_t kSlot = std::size_t{kLargestData} + 4096;
@@ -85,6 +92,7 @@ class BlkDriver final : public port::DriverSide {
   Result<void> start();
   Result<void> start_queue(std::uint16_t index);
   Result<void> give(std::uint16_t index);
+  void kick(std::uint16_t index);
   memory::Iova allocate(std::size_t bytes);
   memory::GuestSpan at(memory::Iova iova, std::size_t bytes) const;
 
@@ -94,6 +102,8 @@ class BlkDriver final : public port::DriverSide {
   std::uint64_t allocated_ = 0;
   std::vector<Queue> queues_;
   std::uint32_t config_changes_ = 0;
+  std::map<virtio::QueueIndex, Doorbell> doorbells_;
+  std::uint64_t doorbells_rung_ = 0;
 };
 
 }  // namespace causeway::testing
