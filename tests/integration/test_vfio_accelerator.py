@@ -33,7 +33,8 @@ class VfioCase(IntegrationCase):
     """One guest, and functions in it that are bound to vfio-pci."""
 
     def start(self, *slots, more):
-        self.guest = self.start_guest("guest", *slots, Extra(more), iommu=True, programs=PROGRAMS, memory_mib=512, cpus=2)
+        # One processor: with two, QEMU 10.0 fails an assertion now and then when a function changes its driver under TCG.
+        self.guest = self.start_guest("guest", *slots, Extra(more), iommu=True, programs=PROGRAMS, memory_mib=512)
         self.addresses = [self.guest.function_address(slot) for slot in range(len(slots))]
         for address in self.addresses:
             self.guest.bind_function(address, "vfio-pci")
