@@ -1,9 +1,11 @@
 // A virtio network driver that only makes load: our driver side at the end of a vhost-user socket, or of a virtio-pci
 // function's vfio-user socket, with no packet pool behind it, so that the back-end is the slower side. Says "ready",
 // then obeys lines on its standard input: "run SECONDS" answers with packets per second; end of input ends it.
+#include "vfio_user/client.h"
 #include "vhost_user/frontend.h"
 #include "virtio/driver_queue.h"
 #include "virtio/net.h"
+#include "virtio_pci/device.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -17,9 +19,6 @@
 #include <iostream>
 #include <string>
 #include <vector>
-
-#include "vfio_user/client.h"
-#include "virtio_pci/device.h"
 
 namespace {
 

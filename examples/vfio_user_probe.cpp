@@ -1,13 +1,12 @@
 // Shows what a vfio-user server has, and does to it what every driver does: reads configuration space, maps a piece of
 // memory, looks at a page of a BAR through its mapping, resets. Usage: vfio_user_probe SOCKET
 #include "base/mapping.h"
+#include "vfio_user/client.h"
 
 #include <fmt/format.h>
 
 #include <array>
 #include <cstdio>
-
-#include "vfio_user/client.h"
 
 namespace {
 

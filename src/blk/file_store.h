@@ -24,7 +24,8 @@ struct FileStoreConfig {
   std::chrono::milliseconds lock_patience{10'000};
 };
 
-/// Invariant: no other process that asks for the lock (flock: exclusive; shared when read-only, or as told) has the file.
+/// Invariant: no other process that asks for the lock (flock: exclusive; shared when read-only, or as told) has the
+/// file.
 class FileStore final : public Store {
  public:
   /// `inherited`: the descriptor of a process before us, with its lock. Errc::busy: another process has the file;

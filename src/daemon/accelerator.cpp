@@ -2,11 +2,10 @@
 
 #include "base/log.h"
 #include "vfio/kernel_bus.h"
+#include "vfio_user/client.h"
 
 #include <algorithm>
 #include <utility>
-
-#include "vfio_user/client.h"
 
 namespace causeway::daemon {
 namespace {

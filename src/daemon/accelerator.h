@@ -4,13 +4,12 @@
 #include "base/loop.h"
 #include "daemon/config/config.h"
 #include "vfio/bus.h"
+#include "virtio_pci/device.h"
 
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
-
-#include "virtio_pci/device.h"
 
 namespace causeway::daemon {
 

@@ -5,11 +5,10 @@
 #include "base/worker.h"
 #include "daemon/config/config.h"
 #include "port/port.h"
-
-#include <memory>
-
 #include "vfio_user/server.h"
 #include "virtio_pci/function.h"
+
+#include <memory>
 
 namespace causeway::daemon {
 

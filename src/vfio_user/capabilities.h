@@ -2,11 +2,10 @@
 #pragma once
 
 #include "base/result.h"
+#include "vfio_user/message.h"
 
 #include <cstdint>
 #include <span>
-
-#include "vfio_user/message.h"
 
 namespace causeway::vfio_user {
 

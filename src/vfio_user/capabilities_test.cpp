@@ -1,12 +1,12 @@
 // The JSON of VERSION.
 #include "vfio_user/capabilities.h"
 
+#include "vfio_user/fake_function_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <string>
 #include <string_view>
-
-#include "vfio_user/fake_function_fixture.h"
 
 namespace causeway::vfio_user::testing {
 namespace {

@@ -6,6 +6,8 @@
 #include "base/unix_socket.h"
 #include "memory/memory_map.h"
 #include "vfio/bus.h"
+#include "vfio_user/capabilities.h"
+#include "vfio_user/message.h"
 
 #include <array>
 #include <chrono>
@@ -14,9 +16,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-
-#include "vfio_user/capabilities.h"
-#include "vfio_user/message.h"
 
 namespace causeway::vfio_user {
 

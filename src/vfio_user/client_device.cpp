@@ -1,13 +1,12 @@
 // What a client says and asks: the function's regions, DMA maps, interrupts, reset.
 #include "base/mapping.h"
+#include "vfio_user/client.h"
+#include "vfio_user/region_reply.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
-
-#include "vfio_user/client.h"
-#include "vfio_user/region_reply.h"
 
 namespace causeway::vfio_user {
 namespace {

@@ -1,10 +1,10 @@
 // Our client against our server: what one says the other understands.
+#include "vfio_user/client.h"
+#include "vfio_user/fake_function_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
-
-#include "vfio_user/client.h"
-#include "vfio_user/fake_function_fixture.h"
 
 namespace causeway::vfio_user::testing {
 namespace {

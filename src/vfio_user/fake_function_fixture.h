@@ -3,6 +3,7 @@
 
 #include "base/loop.h"
 #include "vfio/bus.h"
+#include "vfio_user/server_connection.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -13,8 +14,6 @@
 #include <thread>
 #include <utility>
 #include <vector>
-
-#include "vfio_user/server_connection.h"
 
 namespace causeway::vfio_user::testing {
 

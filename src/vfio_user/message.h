@@ -4,6 +4,7 @@
 
 #include "base/unix_socket.h"
 #include "memory/guest_span.h"
+#include "vfio_user/wire.h"
 
 #include <array>
 #include <cstddef>
@@ -13,8 +14,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "vfio_user/wire.h"
 
 namespace causeway::vfio_user {
 

@@ -4,10 +4,9 @@
 
 #include "base/result.h"
 #include "vfio/bus.h"
+#include "vfio_user/message.h"
 
 #include <cstdint>
-
-#include "vfio_user/message.h"
 
 namespace causeway::vfio_user {
 

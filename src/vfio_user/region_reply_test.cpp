@@ -2,13 +2,12 @@
 #include "vfio_user/region_reply.h"
 
 #include "base/mapping.h"
+#include "vfio_user/fake_function_fixture.h"
 
 #include <gtest/gtest.h>
 
 #include <optional>
 #include <vector>
-
-#include "vfio_user/fake_function_fixture.h"
 
 namespace causeway::vfio_user::testing {
 namespace {

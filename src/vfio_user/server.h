@@ -5,12 +5,11 @@
 #include "base/loop.h"
 #include "base/unix_socket.h"
 #include "vfio/bus.h"
+#include "vfio_user/server_connection.h"
 
 #include <filesystem>
 #include <memory>
 #include <optional>
-
-#include "vfio_user/server_connection.h"
 
 namespace causeway::vfio_user {
 

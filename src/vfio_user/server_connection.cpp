@@ -2,14 +2,13 @@
 
 #include "base/log.h"
 #include "base/mapping.h"
+#include "vfio_user/region_reply.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
-
-#include "vfio_user/region_reply.h"
 
 namespace causeway::vfio_user {
 namespace {

@@ -7,15 +7,14 @@
 #include "base/unix_socket.h"
 #include "memory/memory_map.h"
 #include "vfio/bus.h"
+#include "vfio_user/capabilities.h"
+#include "vfio_user/message.h"
 
 #include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "vfio_user/capabilities.h"
-#include "vfio_user/message.h"
 
 namespace causeway::vfio_user {
 

@@ -1,12 +1,12 @@
 // What no good client sends, and what other clients than ours do.
+#include "vfio_user/fake_function_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <poll.h>
 
 #include <array>
 #include <string_view>
-
-#include "vfio_user/fake_function_fixture.h"
 
 namespace causeway::vfio_user::testing {
 namespace {

@@ -1,13 +1,12 @@
 // What a client lends to the function: memory and interrupts.
 #include "base/log.h"
+#include "vfio_user/server_connection.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
 #include <utility>
-
-#include "vfio_user/server_connection.h"
 
 namespace causeway::vfio_user {
 

@@ -7,6 +7,9 @@
 // asked for; not at all when there are none. When the input ends, the server hangs up.
 #include "base/log.h"
 #include "base/mapping.h"
+#include "vfio_user/client.h"
+#include "vfio_user/fake_function_fixture.h"
+#include "vfio_user/region_reply.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -16,10 +19,6 @@
 #include <cstdlib>
 #include <span>
 #include <thread>
-
-#include "vfio_user/client.h"
-#include "vfio_user/fake_function_fixture.h"
-#include "vfio_user/region_reply.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***);
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);

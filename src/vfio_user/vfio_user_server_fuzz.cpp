@@ -4,12 +4,11 @@
 // the payload's first byte; bits 4-5: how many descriptors; bits 6-7: their kind), one byte of payload size, then that
 // payload. Command 255 sends the payload as raw bytes. When the input ends, the client hangs up.
 #include "base/log.h"
+#include "vfio_user/fake_function_fixture.h"
 
 #include <array>
 #include <cstdlib>
 #include <span>
-
-#include "vfio_user/fake_function_fixture.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***);
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);

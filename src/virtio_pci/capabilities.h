@@ -4,13 +4,12 @@
 #include "base/result.h"
 #include "vfio/bus.h"
 #include "virtio/feature.h"
+#include "virtio_pci/layout.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
-
-#include "virtio_pci/layout.h"
 
 namespace causeway::virtio_pci {
 

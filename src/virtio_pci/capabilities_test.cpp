@@ -1,14 +1,14 @@
 // What is found in a configuration space: of a function of ours, and of others that are wrong in one way.
 #include "virtio_pci/capabilities.h"
 
+#include "virtio_pci/fake_device_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
 #include <optional>
 #include <vector>
-
-#include "virtio_pci/fake_device_fixture.h"
 
 namespace causeway::virtio_pci::testing {
 namespace {

@@ -3,14 +3,13 @@
 #pragma once
 
 #include "memory/guest_span.h"
+#include "virtio_pci/layout.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
 #include <vector>
-
-#include "virtio_pci/layout.h"
 
 namespace causeway::virtio_pci {
 

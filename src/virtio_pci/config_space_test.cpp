@@ -1,12 +1,12 @@
 // Configuration space as a driver uses it: BAR sizes, writable bits, the window into the BARs.
 #include "virtio_pci/config_space.h"
 
+#include "virtio_pci/fake_device_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
-
-#include "virtio_pci/fake_device_fixture.h"
 
 namespace causeway::virtio_pci::testing {
 namespace {

@@ -8,6 +8,10 @@
 #include "memory/memory_map.h"
 #include "vdpa/device.h"
 #include "vfio/bus.h"
+#include "virtio_pci/capabilities.h"
+#include "virtio_pci/control_driver.h"
+#include "virtio_pci/registers.h"
+#include "virtio_pci/ring_state.h"
 
 #include <chrono>
 #include <cstdint>
@@ -18,11 +22,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "virtio_pci/capabilities.h"
-#include "virtio_pci/control_driver.h"
-#include "virtio_pci/registers.h"
-#include "virtio_pci/ring_state.h"
 
 namespace causeway::virtio_pci {
 

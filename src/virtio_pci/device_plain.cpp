@@ -1,13 +1,12 @@
 // Functions without the ring-state capability: they say nothing of their rings, which must be read from the rings
 // themselves once the function has been made to stop. Split rings only.
 #include "base/log.h"
+#include "virtio_pci/device.h"
 
 #include <fmt/format.h>
 
 #include <thread>
 #include <utility>
-
-#include "virtio_pci/device.h"
 
 namespace causeway::virtio_pci {
 namespace {

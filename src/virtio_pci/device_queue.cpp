@@ -2,13 +2,12 @@
 #include "base/log.h"
 #include "base/mapping.h"
 #include "virtio/net.h"
+#include "virtio_pci/device.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
-
-#include "virtio_pci/device.h"
 
 namespace causeway::virtio_pci {
 namespace {

@@ -1,6 +1,8 @@
 // A Device over functions that it must refuse, and over one that goes and comes back.
 #include "virtio_pci/device.h"
 
+#include "virtio_pci/fake_device_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
@@ -9,7 +11,6 @@
 #include <utility>
 
 #include "support/guest_memory.h"
-#include "virtio_pci/fake_device_fixture.h"
 
 namespace causeway::virtio_pci::testing {
 namespace {

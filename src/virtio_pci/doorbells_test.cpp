@@ -1,12 +1,12 @@
 // Stores into doorbell pages become kicks.
 #include "virtio_pci/doorbells.h"
 
+#include "virtio_pci/fake_device_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <thread>
-
-#include "virtio_pci/fake_device_fixture.h"
 
 namespace causeway::virtio_pci::testing {
 namespace {

@@ -6,6 +6,7 @@
 #include "port/port.h"
 #include "virtio/device_queue.h"
 #include "virtio/net.h"
+#include "virtio_pci/function.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -17,8 +18,6 @@
 #include <stdexcept>
 #include <utility>
 #include <vector>
-
-#include "virtio_pci/function.h"
 
 namespace causeway::virtio_pci::testing {
 

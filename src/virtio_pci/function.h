@@ -8,16 +8,15 @@
 #include "base/worker.h"
 #include "port/port.h"
 #include "vfio/bus.h"
+#include "virtio_pci/config_space.h"
+#include "virtio_pci/doorbells.h"
+#include "virtio_pci/layout.h"
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
-
-#include "virtio_pci/config_space.h"
-#include "virtio_pci/doorbells.h"
-#include "virtio_pci/layout.h"
 
 namespace causeway::virtio_pci {
 

@@ -1,13 +1,12 @@
 // The function's queues on its port: start, stop, reset, interrupts, doorbells.
 #include "base/mapping.h"
 #include "virtio/inflight.h"
+#include "virtio_pci/function.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
-
-#include "virtio_pci/function.h"
 
 namespace causeway::virtio_pci {
 

@@ -1,8 +1,8 @@
 // The common configuration and the ring-state registers. Spec: virtio 1.3 section 4.1.4.3.
+#include "virtio_pci/function.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "virtio_pci/function.h"
 
 namespace causeway::virtio_pci {
 namespace {

@@ -1,6 +1,9 @@
 // The registers of a function, as a driver finds them; and what a driver that breaks the rules gets.
 #include "virtio_pci/function.h"
 
+#include "virtio_pci/capabilities.h"
+#include "virtio_pci/fake_device_fixture.h"
+
 #include <gtest/gtest.h>
 
 #include <array>
@@ -8,8 +11,6 @@
 #include <optional>
 
 #include "support/guest_memory.h"
-#include "virtio_pci/capabilities.h"
-#include "virtio_pci/fake_device_fixture.h"
 
 namespace causeway::virtio_pci::testing {
 namespace {

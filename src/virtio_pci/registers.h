@@ -3,12 +3,11 @@
 
 #include "memory/guest_span.h"
 #include "vfio/bus.h"
+#include "virtio_pci/capabilities.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
-
-#include "virtio_pci/capabilities.h"
 
 namespace causeway::virtio_pci {
 

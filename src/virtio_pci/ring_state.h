@@ -6,11 +6,10 @@
 #include "vdpa/device.h"
 #include "vfio/bus.h"
 #include "virtio/inflight.h"
+#include "virtio_pci/registers.h"
 
 #include <cstdint>
 #include <optional>
-
-#include "virtio_pci/registers.h"
 
 namespace causeway::virtio_pci {
 

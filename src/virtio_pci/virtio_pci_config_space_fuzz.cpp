@@ -1,11 +1,11 @@
 // Configuration spaces of any bytes: what is found in them lies inside the BARs. Input: the sizes of the six BARs, in
 // units of 16 bytes (2 bytes each), then the configuration space.
+#include "virtio_pci/capabilities.h"
+
 #include <cstdlib>
 #include <cstring>
 #include <span>
 #include <vector>
-
-#include "virtio_pci/capabilities.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 

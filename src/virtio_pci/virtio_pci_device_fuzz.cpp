@@ -5,13 +5,12 @@
 // records.
 #include "base/log.h"
 #include "base/mapping.h"
+#include "virtio_pci/device.h"
+#include "virtio_pci/fake_device_fixture.h"
 
 #include <array>
 #include <cstdlib>
 #include <span>
-
-#include "virtio_pci/device.h"
-#include "virtio_pci/fake_device_fixture.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***);
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);

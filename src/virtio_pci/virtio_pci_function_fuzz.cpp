@@ -2,13 +2,12 @@
 // of any content. Input: steps. A step is one byte of action and what `Target::step` reads for it.
 #include "base/log.h"
 #include "base/mapping.h"
+#include "virtio_pci/capabilities.h"
+#include "virtio_pci/fake_device_fixture.h"
 
 #include <array>
 #include <cstdlib>
 #include <span>
-
-#include "virtio_pci/capabilities.h"
-#include "virtio_pci/fake_device_fixture.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***);
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);

@@ -4,6 +4,10 @@
 #include "base/loop.h"
 #include "base/worker.h"
 #include "port/port.h"
+#include "vfio_user/client.h"
+#include "vfio_user/server_connection.h"
+#include "virtio_pci/device.h"
+#include "virtio_pci/function.h"
 
 #include <memory>
 #include <optional>
@@ -11,10 +15,6 @@
 #include <utility>
 
 #include "support/guest_memory.h"
-#include "vfio_user/client.h"
-#include "vfio_user/server_connection.h"
-#include "virtio_pci/device.h"
-#include "virtio_pci/function.h"
 
 namespace causeway::testing {
 
