@@ -40,7 +40,7 @@ void Server::on_waiting() {
   }
   log::info("{}: client connected on '{}'", config_.name, config_.path.native());
   connection_ =
-      std::make_unique<ServerConnection>(loop_, function_, config_.name, std::move(*socket), [this](Error why) {
+      std::make_unique<ServerConnection>(loop_, function_, config_.name, std::move(*socket), [this](const Error& why) {
         log::info("{}: client disconnected: {}", config_.name, why.text());
         connection_.reset();
       });
