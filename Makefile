@@ -31,7 +31,7 @@ soak-net: packages ## 50 SIGKILLs of the daemon under a TCP stream between two g
 	scripts/build release
 	CAUSEWAY_KILLS=$(NET_KILLS) scripts/integration test_crash_net
 
-bench: packages ## Measure against DPDK and against memory copies; prints the figures
+bench: packages ## Measure against DPDK, memory copies and an accelerator alone; prints the figures
 	scripts/build release
 	scripts/bench
 
