@@ -41,6 +41,7 @@ Result<std::unique_ptr<vfio::Bus>> Accelerator::open() const {
 
 void Accelerator::try_now() {
   device_->let_go();
+  const auto begin = std::chrono::steady_clock::now();
   auto done = [&]() -> Result<void> {
     CW_TRY(auto bus, open());
     return device_->use(std::move(bus));
@@ -56,12 +57,14 @@ void Accelerator::try_now() {
     log::warn("device {}: not there, tries again: {}", function_.name, complaint);
     last_complaint_ = std::move(complaint);
   }
+  // A process that hangs lets every port wait; to ask it again soon would only do so again.
+  if (std::chrono::steady_clock::now() - begin >= kPatience) back_off_ = kHungBackOff;
   try_later();
 }
 
 void Accelerator::try_later() {
   retry_.emplace(loop_.after(back_off_, [this] { try_now(); }));
-  back_off_ = std::min(2 * back_off_, kLongestBackOff);
+  back_off_ = std::clamp(2 * back_off_, kFirstBackOff, kLongestBackOff);
 }
 
 }  // namespace causeway::daemon

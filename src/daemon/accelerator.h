@@ -26,6 +26,8 @@ class Accelerator {
   /// Time between two attempts: the first, doubled up to the longest.
   static constexpr std::chrono::milliseconds kFirstBackOff{100};
   static constexpr std::chrono::milliseconds kLongestBackOff{2000};
+  /// After an attempt that was not answered.
+  static constexpr std::chrono::milliseconds kHungBackOff{30'000};
 
  private:
   Accelerator(Loop& loop, config::DeviceConfig function) : loop_(loop), function_(std::move(function)) {}

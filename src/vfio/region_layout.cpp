@@ -68,7 +68,9 @@ Result<RegionAnswer> read_region_answer(std::span<const std::byte> answer) {
                       .offset = head->offset};
   CW_TRY(const auto capabilities, list_capabilities(answer, has(VFIO_REGION_INFO_FLAG_CAPS) ? head->cap_offset : 0));
   region.msix_is_mappable = find_capability(capabilities, VFIO_REGION_INFO_CAP_MSIX_MAPPABLE) != nullptr;
-  if (!has(VFIO_REGION_INFO_FLAG_MMAP)) return region;
+  // Capabilities that did not fit into the answer may say what must not be mapped.
+  const bool is_cut = has(VFIO_REGION_INFO_FLAG_CAPS) && head->cap_offset == 0;
+  if (!has(VFIO_REGION_INFO_FLAG_MMAP) || is_cut) return region;
   if (const Capability* const sparse = find_capability(capabilities, VFIO_REGION_INFO_CAP_SPARSE_MMAP)) {
     CW_TRY(region.info.mappable, read_sparse_areas(*sparse, head->size));
   } else {

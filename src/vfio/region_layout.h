@@ -19,7 +19,8 @@ struct RegionAnswer {
   bool msix_is_mappable = false;  ///< mapping the page of the MSI-X table is allowed, too
 };
 
-/// Reads the answer to VFIO_DEVICE_GET_REGION_INFO. Errc::peer_violation: cut off, or it contradicts itself.
+/// Reads the answer to VFIO_DEVICE_GET_REGION_INFO, of the kernel or of a vfio-user server. Errc::peer_violation: cut
+/// off, or it contradicts itself.
 Result<RegionAnswer> read_region_answer(std::span<const std::byte> answer);
 
 /// Where a function keeps its MSI-X table.

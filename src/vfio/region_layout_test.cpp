@@ -24,13 +24,21 @@ Answer<vfio_region_info> answer(std::uint64_t size, std::uint32_t flags) {
 }
 
 TEST(RegionAnswer, WholeRegionIsMappableWithoutSparseAreas) {
-  const auto region = read_region_answer(answer(0x4000, kMappable).bytes());
+  const vfio_region_info said{
+      .argsz = 0, .flags = kMappable, .index = 0, .cap_offset = 0, .size = 0x4000, .offset = 1ULL << 40};
+  const auto region = read_region_answer(Answer(said).bytes());
   ASSERT_TRUE(region);
   EXPECT_EQ(region->info.size, 0x4000U);
   EXPECT_TRUE(region->info.readable && region->info.writable);
   EXPECT_EQ(region->offset, 1ULL << 40);
   EXPECT_EQ(region->info.mappable, (std::vector<Area>{{0, 0x4000}}));
   EXPECT_FALSE(region->msix_is_mappable);
+}
+
+TEST(RegionAnswer, NothingIsMappableWhereCapabilitiesDidNotFit) {
+  const auto region = read_region_answer(answer(0x4000, kMappable).bytes());
+  ASSERT_TRUE(region);
+  EXPECT_TRUE(region->info.mappable.empty());
 }
 
 TEST(RegionAnswer, NothingIsMappableWithoutTheFlag) {

@@ -2,6 +2,7 @@
 #include "virtio_pci/device.h"
 
 #include "base/log.h"
+#include "virtio/blk.h"
 #include "virtio/net.h"
 
 #include <fmt/format.h>
@@ -175,7 +176,7 @@ Result<std::uint16_t> Device::count_queues(FeatureSet offered) {
     }
     queues = static_cast<std::uint16_t>(2 * std::min<std::uint16_t>(pairs, all / 2));
     if (offered.has(virtio::NetFeature::ctrl_vq) && queues < all) control_index_ = queues;
-  } else if (layout_->device && offered.has(12)) {  // VIRTIO_BLK_F_MQ
+  } else if (layout_->device && offered.has(virtio::BlkFeature::mq)) {
     queues = all;
   }
   queues = std::min(queues, config_.queues);
