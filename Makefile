@@ -1,6 +1,6 @@
 # The one door to the project: `make help`. Each target first installs the Debian packages that it needs.
 
-.PHONY: help demo test matrix soak soak-net bench install lint format fuzz docs-check clean packages
+.PHONY: help demo test matrix soak soak-net soak-nested bench install lint format fuzz docs-check clean packages
 .DEFAULT_GOAL := help
 
 PREFIX ?= /usr/local
@@ -23,13 +23,17 @@ matrix: packages ## DPDK's virtio-user in every combination of features, ring si
 	scripts/testpmd-matrix --require
 	scripts/own-driver-matrix
 
-soak: packages soak-net ## 200 SIGKILLs and 200 live upgrades of the daemon under guests' disks, and soak-net
+soak: packages soak-net soak-nested ## 200 SIGKILLs and 200 live upgrades of the daemon under guests' disks, and the next two
 	scripts/build release
 	CAUSEWAY_KILLS=$(KILLS) CAUSEWAY_UPGRADES=$(KILLS) scripts/integration test_crash test_upgrade
 
 soak-net: packages ## 50 SIGKILLs of the daemon under a TCP stream between two guests
 	scripts/build release
 	CAUSEWAY_KILLS=$(NET_KILLS) scripts/integration test_crash_net
+
+soak-nested: packages ## A guest inside a guest rings the doorbell page of a function behind VFIO
+	scripts/build release
+	scripts/integration soak_nested_doorbell
 
 bench: packages ## Measure against DPDK, memory copies and an accelerator alone; prints the figures
 	scripts/build release

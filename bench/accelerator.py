@@ -111,14 +111,19 @@ class DiskPair(Pair):
         gap = self.driver.longest_gap(begin, end)
         return (gap[1] - gap[0]) / 1e6
 
-    def move(self, name):
-        """Milliseconds: the longest gap around a rebind, and in as long a time before."""
+    def command(self, name):
+        """Milliseconds: the longest gap while a command asks for that Device, and in as long a time before."""
         time.sleep(0.02)
         begin = time.monotonic_ns()
         self.daemon.cli("port", "rebind", "disk0", "--all", "--device", name)
         end = time.monotonic_ns()
         time.sleep(0.02)
         return self.longest_gap_ms(begin, end), self.longest_gap_ms(2 * begin - end, begin)
+
+    def move(self, name, old):
+        """The same of a rebind, and the longest gap of the same command when it asks for the Device that there is."""
+        nothing, _ = self.command(old)
+        return *self.command(name), nothing
 
     def death(self):
         """Milliseconds from SIGKILL of the accelerator to the first completion in software."""
@@ -137,13 +142,14 @@ def pauses(moves, deaths, polling):
     with tempfile.TemporaryDirectory(dir=MEMORY, prefix="cw-") as name, DiskPair(Path(name), polling) as pair:
         seen = {"soft": [], "acc": []}
         for number in range(2 * moves):
-            to = ("soft", "acc")[number % 2]
-            seen[to].append(pair.move(to))
+            to, old = ("soft", "acc")[number % 2], ("acc", "soft")[number % 2]
+            seen[to].append(pair.move(to, old))
         title(f"{moves} rebinds each way, the accelerator's worker: {polling}")
         for to, what in (("soft", "accelerator to software"), ("acc", "software to accelerator")):
-            gaps, before = zip(*seen[to])
+            gaps, before, nothing = zip(*seen[to])
             line(f"{what}, the longest gap", gaps, MOVE_GOAL_MS)
-            line("  the same without a rebind", before)
+            line("  a command that moves nothing", nothing)
+            line("  no command", before)
             print(f"  p50 {percentile(gaps, 50):.2f}, p90 {percentile(gaps, 90):.2f}")
         if deaths:
             title(f"{deaths} x SIGKILL of the accelerator")

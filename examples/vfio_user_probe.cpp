@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -28,11 +29,23 @@ Result<void> show_regions(vfio::Bus& bus) {
   return {};
 }
 
+/// Configuration space, which begins with `id`, by requests that do not wait for each other.
+Result<void> read_all_at_once(vfio::Bus& bus, std::span<const std::uint16_t> id) {
+  std::array<vfio::Access, 64> accesses{};
+  for (std::size_t i = 0; i < accesses.size(); ++i) {
+    accesses[i] = {.region = vfio::RegionIndex::config, .offset = 4 * i, .is_write = false, .size = 4, .value = {}};
+  }
+  CW_CHECK(bus.access(accesses));
+  if (std::ranges::equal(accesses.front().bytes(), std::as_bytes(id))) return {};
+  return fail(Errc::peer_violation, "configuration space reads otherwise when it is read at once");
+}
+
 Result<void> probe(const char* socket) {
   Loop loop;
   CW_TRY(const auto bus, vfio_user::Client::connect(loop, {.path = socket}));
   std::array<std::uint16_t, 2> id{};
   CW_CHECK(bus->read(vfio::RegionIndex::config, 0, std::as_writable_bytes(std::span(id))));
+  CW_CHECK(read_all_at_once(*bus, id));
   fmt::print("PCI id {:04x}:{:04x}, {} MSI-X vectors{}\n", id[0], id[1], bus->info().vectors,
              bus->info().can_reset ? ", can be reset" : "");
   CW_CHECK(show_regions(*bus));

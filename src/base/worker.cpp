@@ -25,9 +25,10 @@ void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
   counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
 }
 
-void drain_raw(int fd) {
+/// Returns what the eventfd held.
+std::uint64_t drain_raw(int fd) {
   std::uint64_t count = 0;
-  [[maybe_unused]] const auto got = ::read(fd, &count, sizeof count);
+  return ::read(fd, &count, sizeof count) == sizeof count ? count : 0;
 }
 
 }  // namespace
@@ -76,14 +77,17 @@ Result<void> Worker::watch(const OwnedFd& fd, bool drain) {
   return {};
 }
 
-Result<void> Worker::watch_event(const OwnedFd& fd) {
-  return watch(fd, true);
+Result<void> Worker::watch_event(const OwnedFd& fd, Counter* signals) {
+  CW_CHECK(watch(fd, true));
+  if (signals != nullptr) counted_.insert_or_assign(fd.borrow(), signals);
+  return {};
 }
 Result<void> Worker::watch_level(const OwnedFd& fd) {
   return watch(fd, false);
 }
 void Worker::unwatch(const OwnedFd& fd) {
   ::epoll_ctl(epoll_.borrow(), EPOLL_CTL_DEL, fd.borrow(), nullptr);
+  counted_.erase(fd.borrow());
 }
 
 WorkerStats Worker::stats() const {
@@ -158,10 +162,15 @@ void Worker::sleep_until_work() {
     const int count = ::epoll_wait(epoll_.borrow(), events.data(), static_cast<int>(events.size()), -1);
     for (int i = 0; i < count; ++i) {
       const auto& event = events[static_cast<std::size_t>(i)];
-      if ((event.data.u64 & kDrain) != 0) drain_raw(static_cast<int>(event.data.u64 & ~kDrain));
+      if ((event.data.u64 & kDrain) != 0) drain(static_cast<int>(event.data.u64 & ~kDrain));
     }
   }
   for (std::size_t i = 0; i < armed; ++i) tasks_[i]->disarm();
+}
+
+void Worker::drain(int fd) {
+  const std::uint64_t signals = drain_raw(fd);
+  if (const auto found = counted_.find(fd); found != counted_.end()) found->second->add(signals);
 }
 
 void Worker::run_mail() {
@@ -172,8 +181,11 @@ void Worker::run_mail() {
     has_mail_.store(false, std::memory_order_relaxed);
   }
   for (auto* change : mail) (*change)();
-  const std::scoped_lock lock(mail_mutex_);
-  mail_handled_ += mail.size();
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail_handled_ += mail.size();
+  }
+  // Without the lock: who wakes up would only wait for it.
   mail_done_.notify_all();
 }
 

@@ -1,6 +1,7 @@
 // Worker threads: each runs its tasks to completion, in a loop, and shares nothing with the others.
 #pragma once
 
+#include "base/counter.h"
 #include "base/event_fd.h"
 
 #include <atomic>
@@ -13,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 namespace causeway {
@@ -68,8 +70,9 @@ class Worker {
   /// Thread: worker (inside `run`). The task stays the caller's and must be removed before it is destroyed.
   void add(Task& task);
   void remove(Task& task);
-  /// Wakes the worker when `fd` becomes readable; an eventfd is drained by the worker. Thread: worker.
-  Result<void> watch_event(const OwnedFd& fd);
+  /// Wakes the worker when `fd` becomes readable; an eventfd is drained by the worker, and what it held is added to
+  /// `signals`, which must stay until `unwatch`. Thread: worker.
+  Result<void> watch_event(const OwnedFd& fd, Counter* signals = nullptr);
   Result<void> watch_level(const OwnedFd& fd);
   void unwatch(const OwnedFd& fd);
 
@@ -88,6 +91,7 @@ class Worker {
   std::uint32_t poll_all();
   void sleep_until_work();
   void run_mail();
+  void drain(int fd);
   Result<void> watch(const OwnedFd& fd, bool drain);
   void pin() const;
 
@@ -95,6 +99,7 @@ class Worker {
   EventFd wake_;
   OwnedFd epoll_;
   std::vector<Task*> tasks_;
+  std::unordered_map<int, Counter*> counted_;  // by the watched descriptor
   bool resting_ = false;
 
   std::mutex mail_mutex_;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{30};
 constexpr std::chrono::seconds kUpgradePatience{60};
+constexpr std::size_t kMessageBytes = std::size_t{1} << 20;
 
 Error error_of(const grpc::Status& status, const std::string& socket) {
   switch (status.error_code()) {
@@ -89,6 +90,44 @@ Result<api::DiscardStateResponse> Client::discard_state(const std::string& name)
   api::DiscardStateRequest request;
   request.set_name(name);
   return impl_->call(&api::Control::Stub::DiscardState, request);
+}
+
+Result<api::InjectResponse> Client::inject(const std::string& name, const std::vector<std::string>& frames) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPatience);
+  api::InjectResponse response;
+  const auto writer = impl_->stub->Inject(&context, &response);
+  api::InjectRequest request;
+  request.set_name(name);
+  std::size_t bytes = 0;
+  bool is_heard = true;
+  for (const std::string& frame : frames) {
+    request.add_frames(frame);
+    bytes += frame.size();
+    if (bytes < kMessageBytes) continue;
+    is_heard = is_heard && writer->Write(request);
+    request.clear_frames();
+    bytes = 0;
+  }
+  if (is_heard) writer->Write(request);
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  if (!status.ok()) return fail(error_of(status, impl_->socket));
+  return response;
+}
+
+Result<void> Client::capture(const api::CaptureRequest& request, std::optional<std::chrono::seconds> limit,
+                             const std::function<bool(const api::CaptureBatch& batch)>& take) {
+  grpc::ClientContext context;
+  if (limit) context.set_deadline(std::chrono::system_clock::now() + *limit);
+  const auto reader = impl_->stub->Capture(&context, request);
+  bool is_enough = false;
+  for (api::CaptureBatch batch; !is_enough && reader->Read(&batch);) is_enough = !take(batch);
+  if (is_enough) context.TryCancel();
+  const grpc::Status status = reader->Finish();
+  const bool is_over = limit && status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+  if (status.ok() || is_enough || is_over) return {};
+  return fail(error_of(status, impl_->socket));
 }
 
 }  // namespace causeway::cli

@@ -3,11 +3,18 @@
 
 #include "base/result.h"
 
+#include <chrono>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace causeway::control::v1 {
+class CaptureBatch;
+class CaptureRequest;
 class DiscardStateResponse;
+class InjectResponse;
 class ListPortsResponse;
 class Port;
 class RebindRequest;
@@ -38,6 +45,11 @@ class Client {
   /// `binary`: absolute path, or empty. Waits for as long as the daemon does.
   Result<api::UpgradeResponse> upgrade(const std::string& binary);
   Result<api::DiscardStateResponse> discard_state(const std::string& name);
+  /// `frames`: each from its Ethernet header on.
+  Result<api::InjectResponse> inject(const std::string& name, const std::vector<std::string>& frames);
+  /// Calls `take` with each batch until that says false or `limit` is over; no limit: until the daemon ends.
+  Result<void> capture(const api::CaptureRequest& request, std::optional<std::chrono::seconds> limit,
+                       const std::function<bool(const api::CaptureBatch& batch)>& take);
 
  private:
   struct Impl;

@@ -1,6 +1,7 @@
 // The `causeway` command: reads its arguments, makes one call, prints the answer.
 #include "cli/client.h"
 #include "cli/json.h"
+#include "cli/pcap_file.h"
 #include "cli/qemu_arguments.h"
 #include "cli/text.h"
 
@@ -9,6 +10,7 @@
 
 #include <control/causeway.pb.h>
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -33,7 +35,12 @@ struct Options {
   std::optional<std::uint32_t> queue_pair;
   bool all = false;
   std::string device;
+  std::optional<std::uint32_t> device_queue;
+  std::string path;
   std::string binary;
+  std::string file;
+  std::optional<std::uint64_t> count;
+  std::optional<unsigned> seconds;
 };
 
 Result<std::string> run_version(const Options& options) {
@@ -63,6 +70,8 @@ Result<std::string> run_rebind(const Options& options) {
   if (options.queue) request.set_queue(*options.queue);
   if (options.queue_pair) request.set_queue_pair(*options.queue_pair);
   if (options.all) request.set_all(true);
+  if (options.device_queue) request.set_device_queue(*options.device_queue);
+  request.set_path(options.path);
   CW_TRY(const auto answer, cli::Client(options.socket).rebind(request));
   return options.json ? cli::json(answer) : cli::text(answer, request);
 }
@@ -76,6 +85,48 @@ Result<std::string> run_resize(const Options& options) {
 Result<std::string> run_discard_state(const Options& options) {
   CW_TRY(const auto answer, cli::Client(options.socket).discard_state(options.port));
   return options.json ? cli::json(answer) : fmt::format("port {}: serves, from empty\n", options.port);
+}
+
+Result<std::string> run_inject(const Options& options) {
+  CW_TRY(const auto frames, cli::read_frames(options.file));
+  CW_TRY(const auto answer, cli::Client(options.socket).inject(options.port, frames));
+  // Asked for were all of them.
+  if (answer.lost() != 0) {
+    return causeway::fail(causeway::Errc::gone,
+                          fmt::format("{} of {} frames of {} were not delivered; the first: {}", answer.lost(),
+                                      frames.size(), options.file, answer.why_lost()));
+  }
+  if (!answer.not_returned().empty()) fmt::print(stderr, "causeway: {}\n", answer.not_returned());
+  return options.json ? cli::json(answer) : cli::text(answer, options.port);
+}
+
+/// Takes frames into the file until there are as many as were asked for.
+Result<std::string> run_capture(const Options& options) {
+  CW_TRY(const auto writer, cli::PcapWriter::create(options.file));
+  CW_CHECK(writer->flush());
+  api::CaptureRequest request;
+  request.set_name(options.port);
+  api::CaptureBatch sums;
+  std::uint64_t written = 0;
+  Result<void> flushed;
+  std::string unseen;
+  const auto take = [&](const api::CaptureBatch& batch) {
+    if (auto now = cli::unseen_queues(batch); now != unseen) fmt::print(stderr, "{}", unseen = std::move(now));
+    for (const api::CapturedFrame& frame : batch.frames()) {
+      if (options.count && written == *options.count) break;
+      writer->write(frame.time_ns(), frame.length(), frame.data());
+      ++written;
+    }
+    sums = batch;
+    sums.clear_frames();
+    sums.set_captured(written);
+    flushed = writer->flush();
+    return flushed.has_value() && (!options.count || written < *options.count);
+  };
+  const auto limit = options.seconds ? std::optional(std::chrono::seconds(*options.seconds)) : std::nullopt;
+  CW_CHECK(cli::Client(options.socket).capture(request, limit, take));
+  CW_CHECK(flushed);
+  return options.json ? cli::json(sums) : cli::text(sums, options.port);
 }
 
 Result<std::string> run_upgrade(const Options& options) {
@@ -129,10 +180,27 @@ void declare(CLI::App& app, Options& options, Command& selected) {
                           selected, run_discard_state);
   discard.add_option("NAME", options.port, "name of the port")->required();
 
+  CLI::App& inject = add(port, "inject", "give the guest the frames of a file, as if they came from the network",
+                         selected, run_inject);
+  inject.add_option("NAME", options.port, "name of the port")->required();
+  inject.add_option("FILE", options.file, "the frames, in the pcap format")->required()->check(CLI::ExistingFile);
+
+  CLI::App& capture = add(port, "capture", "write the frames that the guest and the port's software exchange to a file",
+                          selected, run_capture);
+  capture.add_option("NAME", options.port, "name of the port")->required();
+  capture.add_option("FILE", options.file, "where to, in the pcap format")->required();
+  capture.add_option("--count", options.count, "end after so many frames")->check(CLI::PositiveNumber);
+  capture.add_option("--seconds", options.seconds, "end after so many seconds")->check(CLI::PositiveNumber);
+
   CLI::App& rebind =
       add(port, "rebind", "move queues to another device while the guest uses them", selected, run_rebind);
   rebind.add_option("NAME", options.port, "name of the port")->required();
   rebind.add_option("--device", options.device, "the device to move to")->required();
+  rebind.add_option("--device-queue", options.device_queue,
+                    "which of the device's queues it becomes; else the one of the same number");
+  rebind.add_option("--path", options.path,
+                    "direct: the device works the guest's ring; relay: a ring of ours in its place; else direct where "
+                    "the device can");
   CLI::Option_group& target = *rebind.add_option_group("target", "which queues");
   target.add_option("--queue", options.queue, "one queue, by its index");
   target.add_option("--queue-pair", options.queue_pair, "the receive and transmit queue of a pair");

@@ -11,6 +11,12 @@ namespace {
 
 namespace api = control::v1;
 
+/// The Device, with its number of the queue where that is another one.
+std::string device_of(const api::Queue& queue) {
+  return queue.device_queue() == queue.index() ? queue.device()
+                                               : fmt::format("{}[{}]", queue.device(), queue.device_queue());
+}
+
 std::string state_of(const api::Queue& queue) {
   if (queue.failed()) return "failed";
   if (!queue.started()) return "stopped";
@@ -27,6 +33,16 @@ std::string counters_of(const api::Queue& queue) {
   }
   if (queue.run_again() > 0) words.push_back(fmt::format("run_again={}", queue.run_again()));
   return fmt::format("{}", fmt::join(words, " "));
+}
+
+/// The totals of one kind of queue that are not zero.
+std::string totals_of(const api::Port& port, std::string_view kind) {
+  const std::map<std::string, std::uint64_t> sorted(port.totals().begin(), port.totals().end());
+  std::vector<std::string> words;
+  for (const auto& [name, value] : sorted) {
+    if (name.starts_with(kind) && value != 0) words.push_back(fmt::format("{}={}", name.substr(kind.size()), value));
+  }
+  return words.empty() ? "nothing" : fmt::format("{}", fmt::join(words, " "));
 }
 
 std::string queues_of(const api::Port& port) {
@@ -54,14 +70,23 @@ std::vector<Row> properties_of(const api::Port& port) {
     const auto reason = port.unusable().find(device);
     if (reason != port.unusable().end()) rows.push_back({"unusable", fmt::format("{}: {}", device, reason->second)});
   }
+  for (const auto& device : port.devices()) {
+    const auto reason = port.uncounted().find(device);
+    if (reason != port.uncounted().end()) {
+      rows.push_back({"not counted", fmt::format("{}: {}", device, reason->second)});
+    }
+  }
   for (const auto& difference : port.differences()) rows.push_back({"new driver", difference});
   if (port.has_net()) {
+    rows.push_back({"received", totals_of(port, "receive_")});
+    rows.push_back({"transmitted", totals_of(port, "transmit_")});
     rows.push_back({"mac", port.net().mac()});
     rows.push_back({"mtu", port.net().has_mtu() ? fmt::format("{}", port.net().mtu()) : "not offered"});
     rows.push_back(
         {"queue pairs", fmt::format("{}, of at most {} entries", port.net().queue_pairs(), port.net().queue_size())});
   }
   if (port.has_blk()) {
+    rows.push_back({"requests", totals_of(port, "request_")});
     const api::BlkPort& blk = port.blk();
     const auto limit = [](bool is_set, std::uint64_t value) { return is_set ? fmt::format("{}", value) : "none"; };
     rows.push_back({"capacity", fmt::format("{} bytes, blocks of {}{}", blk.capacity_bytes(), blk.block_size(),
@@ -105,7 +130,7 @@ std::string text(const api::Port& port) {
   std::vector<Row> rows{{"QUEUE", "KIND", "SIZE", "STATE", "DEVICE", "PATH", "COUNTERS"}};
   for (const api::Queue& queue : port.queues()) {
     rows.push_back({fmt::format("{}", queue.index()), queue.kind(), fmt::format("{}", queue.size()), state_of(queue),
-                    queue.device(), queue.path(), counters_of(queue)});
+                    device_of(queue), queue.path(), counters_of(queue)});
   }
   return table(properties_of(port)) + '\n' + table(rows);
 }
@@ -113,6 +138,24 @@ std::string text(const api::Port& port) {
 std::string text(const api::RebindResponse& response, const api::RebindRequest& request) {
   return fmt::format("port {}: queue{} {} on {}\n", request.name(), response.queues_size() == 1 ? "" : "s",
                      fmt::join(response.queues(), ", "), request.device());
+}
+
+std::string text(const api::InjectResponse& response, const std::string& port) {
+  std::string line = fmt::format("port {}: {} frames delivered", port, response.delivered());
+  if (!response.borrowed().empty()) line += fmt::format(", by a queue borrowed from {}", response.borrowed());
+  return line + '\n';
+}
+
+std::string text(const api::CaptureBatch& sums, const std::string& port) {
+  return fmt::format("port {}: {} frames captured, {} lost\n", port, sums.captured(), sums.lost());
+}
+
+std::string unseen_queues(const api::CaptureBatch& batch) {
+  if (batch.unseen().empty()) return {};
+  return fmt::format(
+      "not seen: queue{} {}, on an accelerator; to see it, move it to software with `causeway port "
+      "rebind`\n",
+      batch.unseen_size() == 1 ? "" : "s", fmt::join(batch.unseen(), ", "));
 }
 
 }  // namespace causeway::cli

@@ -70,6 +70,7 @@ void fill(api::Queue& to, const port::QueueReport& from) {
   to.set_enabled(from.enabled);
   to.set_failed(from.failed);
   to.set_device(from.device);
+  to.set_device_queue(from.device_queue);
   to.set_path(std::string(port::name_of(from.path)));
   to.set_run_again(from.run_again);
   to.set_doorbell(std::string(port::name_of(from.doorbell)));
@@ -110,14 +111,18 @@ void fill(api::Port& to, const PortEntry& entry) {
   for (const auto& difference : report.differences) to.add_differences(difference);
   for (const auto& device : report.devices) to.add_devices(device);
   for (const auto& device : report.unusable) (*to.mutable_unusable())[device.name] = device.reason;
+  for (const auto& device : report.uncounted) (*to.mutable_uncounted())[device.name] = device.reason;
   fill_features(*to.mutable_features_offered(), report.type, report.offered);
   fill_features(*to.mutable_features_negotiated(), report.type, report.negotiated);
   to.set_memory_regions(static_cast<std::uint32_t>(report.memory_regions));
   to.set_memory_bytes(report.memory_bytes);
   to.set_rebinds(report.rebinds);
   for (const auto& queue : report.queues) {
+    const std::string kind = kind_text(queue, report, config.queue_pairs);
     fill(*to.add_queues(), queue);
-    to.mutable_queues()->rbegin()->set_kind(kind_text(queue, report, config.queue_pairs));
+    to.mutable_queues()->rbegin()->set_kind(kind);
+    if (kind == "control" || kind == "unused") continue;
+    for (const auto& [name, value] : queue.totals) (*to.mutable_totals())[fmt::format("{}_{}", kind, name)] += value;
   }
   if (config.disk) {
     fill(*to.mutable_blk(), entry);
@@ -169,6 +174,25 @@ Result<std::vector<std::uint16_t>> wanted_queues(const PortEntry& entry, const a
   return fail(Errc::invalid_value, "no queue is named; expected a queue, a queue pair or all");
 }
 
+Result<port::RebindWish> wish_of(const api::RebindRequest& request) {
+  port::RebindWish wish;
+  if (request.has_device_queue()) {
+    if (request.target_case() != api::RebindRequest::kQueue) {
+      return fail(Errc::invalid_value, "a queue of the device is named; expected one queue of the port, too");
+    }
+    if (request.device_queue() > UINT16_MAX) {
+      return fail(Errc::invalid_value, fmt::format("the device has no queue {}", request.device_queue()));
+    }
+    wish.device_queue = port::QueueIndex(static_cast<std::uint16_t>(request.device_queue()));
+  }
+  if (request.path().empty()) return wish;
+  for (const auto path : {port::Path::direct, port::Path::relay}) {
+    if (request.path() == port::name_of(path)) wish.path = path;
+  }
+  if (wish.path) return wish;
+  return fail(Errc::invalid_value, fmt::format("there is no path '{}'; expected direct or relay", request.path()));
+}
+
 Result<api::RebindResponse> rebind_port(const PortEntry& entry, const api::RebindRequest& request) {
   const auto& devices = entry.config.devices;
   if (std::ranges::find(devices, request.device()) == devices.end()) {
@@ -176,15 +200,22 @@ Result<api::RebindResponse> rebind_port(const PortEntry& entry, const api::Rebin
                 fmt::format("there is no device '{}'; expected {}", request.device(), fmt::join(devices, " or ")));
   }
   CW_TRY(const auto queues, wanted_queues(entry, request));
+  CW_TRY(const auto wish, wish_of(request));
   api::RebindResponse response;
   for (const std::uint16_t queue : queues) {
-    CW_CHECK(entry.port->rebind(port::QueueIndex(queue), request.device()));
+    CW_CHECK(entry.port->rebind(port::QueueIndex(queue), request.device(), wish));
     response.add_queues(queue);
   }
   return response;
 }
 
 }  // namespace
+
+void refresh_counters(const Graph& graph, std::string_view name, const std::shared_ptr<void>& token) {
+  for (const auto& entry : graph.ports()) {
+    if (name.empty() || entry.config.name == name) entry.port->refresh_counters(token);
+  }
+}
 
 api::ListPortsResponse list_ports(const Graph& graph) {
   api::ListPortsResponse response;

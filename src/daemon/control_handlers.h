@@ -6,8 +6,14 @@
 
 #include <control/causeway.pb.h>
 
+#include <memory>
+#include <string_view>
+
 namespace causeway::daemon {
 
+/// Has the Devices of a port, or of all ports when `name` is empty, fetch their counters; whoever holds a copy of
+/// `token` last has fetched the last of them.
+void refresh_counters(const Graph& graph, std::string_view name, const std::shared_ptr<void>& token);
 control::v1::ListPortsResponse list_ports(const Graph& graph);
 /// Errc::not_found: no such port.
 Result<control::v1::ShowPortResponse> show_port(const Graph& graph, const control::v1::ShowPortRequest& request);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "daemon/control_handlers.h"
+#include "daemon/slow_path.h"
 
 #include <fmt/format.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -51,11 +52,13 @@ class Service final : public api::Control::Service {
   }
   grpc::Status ListPorts(grpc::ServerContext*, const api::ListPortsRequest*,
                          api::ListPortsResponse* response) override {
+    refresh({});
     *response = loop_.call([&] { return list_ports(graph_); });
     return grpc::Status::OK;
   }
   grpc::Status ShowPort(grpc::ServerContext*, const api::ShowPortRequest* request,
                         api::ShowPortResponse* response) override {
+    refresh(request->name());
     return finish(loop_.call([&] { return show_port(graph_, *request); }), *response);
   }
   grpc::Status Rebind(grpc::ServerContext*, const api::RebindRequest* request, api::RebindResponse* response) override {
@@ -68,6 +71,15 @@ class Service final : public api::Control::Service {
                             api::DiscardStateResponse* response) override {
     return finish(loop_.call([&] { return discard_state(graph_, *request); }), *response);
   }
+  grpc::Status Inject(grpc::ServerContext*, grpc::ServerReader<api::InjectRequest>* reader,
+                      api::InjectResponse* response) override {
+    return finish(inject(*reader), *response);
+  }
+  grpc::Status Capture(grpc::ServerContext* context, const api::CaptureRequest* request,
+                       grpc::ServerWriter<api::CaptureBatch>* writer) override {
+    api::CaptureBatch none;
+    return finish(capture(*context, *request, *writer), none);
+  }
   grpc::Status Upgrade(grpc::ServerContext*, const api::UpgradeRequest* request,
                        api::UpgradeResponse* response) override {
     std::promise<Result<daemon::Upgrade::Outcome>> decided;
@@ -79,6 +91,54 @@ class Service final : public api::Control::Service {
   }
 
  private:
+  /// A Device that takes longer is shown as it was.
+  static constexpr std::chrono::milliseconds kCounterPatience{200};
+
+  /// Waits, here and not on the control thread, until Devices have fetched their counters.
+  void refresh(const std::string& port) {
+    auto fresh = std::make_shared<std::promise<void>>();
+    const auto refreshed = fresh->get_future();
+    loop_.post([&graph = graph_, port, token = std::move(fresh)]() mutable {
+      refresh_counters(graph, port, token);
+      token.reset();
+    });
+    // The promise is broken when the last token ends.
+    refreshed.wait_for(kCounterPatience);
+  }
+
+  Result<api::InjectResponse> inject(grpc::ServerReader<api::InjectRequest>& reader) {
+    std::string port;
+    std::vector<std::string> frames;
+    std::size_t bytes = 0;
+    for (api::InjectRequest request; reader.Read(&request);) {
+      if (port.empty()) port = request.name();
+      for (auto& frame : *request.mutable_frames()) {
+        bytes += frame.size();
+        frames.push_back(std::move(frame));
+      }
+      if (bytes > Injection::kMostBytes) {
+        return fail(Errc::invalid_value, fmt::format("more than {} bytes of frames at once", Injection::kMostBytes));
+      }
+    }
+    CW_TRY(const auto injection, loop_.call([&] { return Injection::begin(graph_, port, std::move(frames)); }));
+    // The guest's buffers are waited for here, not on the control thread.
+    while (!loop_.call([&] { return injection->go_on(); })) std::this_thread::sleep_for(Injection::kPause);
+    return loop_.call([&] { return Result<api::InjectResponse>(injection->end()); });
+  }
+
+  /// Ends when the caller ends it, or the server.
+  Result<api::CaptureBatch> capture(const grpc::ServerContext& context, const api::CaptureRequest& request,
+                                    grpc::ServerWriter<api::CaptureBatch>& writer) {
+    CW_TRY(const auto capture, loop_.call([&] { return PortCapture::begin(graph_, request); }));
+    for (bool is_wanted = true; is_wanted && !context.IsCancelled();) {
+      for (const auto& batch : loop_.call([&] { return capture->take(); })) {
+        is_wanted = is_wanted && writer.Write(batch);
+      }
+      if (is_wanted) std::this_thread::sleep_for(PortCapture::kPause);
+    }
+    return loop_.call([&] { return Result<api::CaptureBatch>(capture->end()); });
+  }
+
   static Result<api::UpgradeResponse> answer_of(Result<daemon::Upgrade::Outcome> outcome) {
     if (!outcome) return fail(std::move(outcome).error());
     api::UpgradeResponse response;

@@ -51,6 +51,7 @@ Result<std::unique_ptr<vdpa::Device>> make_remote_device(Loop& loop, const confi
   config.queues = port.disk ? port.disk->queues : static_cast<std::uint16_t>(2 * port.queue_pairs);
   config.largest_ring = port.queue_size;
   config.reconnect = device.reconnect;
+  config.vfio_groups = device.vfio_groups;
   config.mac = port.mac.bytes;
   config.mtu = port.mtu;
   CW_TRY(auto frontend, vhost_user::Frontend::make(loop, std::move(config)));
@@ -171,6 +172,7 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
     CW_TRY(entry.disks, make_disks(config, shelf));
   } else {
     CW_TRY(link, make_link(entry, shelf));
+    entry.link = link;
   }
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   for (const auto& name : config.devices) {
@@ -181,6 +183,7 @@ Result<std::vector<std::unique_ptr<vdpa::Device>>> Graph::make_devices(PortEntry
       devices.push_back(std::move(made.device));
       continue;
     }
+    if (other == devices_.end() && !entry.disks) entry.nics.push_back(name);
     CW_TRY(auto device, other != devices_.end() ? make_remote_device(loop_, *other, config)
                         : entry.disks           ? entry.disks->make(loop_, name)
                                                 : make_nic(loop_, name, config, link));
@@ -195,7 +198,8 @@ Result<void> Graph::make_port(PortEntry& entry, Shelf& shelf) {
                           .features_off = entry.config.features_off,
                           .state = keeps_state(entry) ? state_ : nullptr,
                           .failback = entry.config.failback == config::Failback::manual ? port::Failback::manual
-                                                                                        : port::Failback::automatic};
+                                                                                        : port::Failback::automatic,
+                          .relay_worker = &worker(entry.config.worker)};
   CW_TRY(entry.port, port::Port::make(loop_, std::move(config), std::move(devices)));
   return {};
 }

@@ -13,6 +13,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -30,6 +31,8 @@ struct PortEntry {
   config::PortConfig config;
   std::unique_ptr<Disks> disks;       ///< for device type block
   std::shared_ptr<net::TapLink> tap;  ///< when it is connected to one
+  std::shared_ptr<net::Link> link;    ///< what its software NICs are connected to
+  std::vector<std::string> nics;      ///< names of those Devices
   std::unique_ptr<port::Port> port;
   std::vector<std::unique_ptr<Accelerator>> accelerators;  ///< those of its Devices that come and go
   std::unique_ptr<vhost_user::Backend> backend;

@@ -16,6 +16,10 @@ Result<void> Graph::can_hand_over() const {
                                                    "yet; restart the daemon instead",
                                                    entry.config.name));
     }
+    if (entry.port->is_logging()) {
+      return fail(Errc::busy, fmt::format("port {}: its guest is being migrated; wait until that is over, or cancel it",
+                                          entry.config.name));
+    }
     for (const auto& name : entry.config.devices) {
       if (std::ranges::find(devices_, name, &config::DeviceConfig::name) == devices_.end()) continue;
       return fail(Errc::not_supported,

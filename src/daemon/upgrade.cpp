@@ -67,6 +67,7 @@ Result<void> Upgrade::send_estate() {
   is_frozen_ = true;
   control_.freeze();
   graph_.freeze();
+  CW_CHECK(graph_.can_hand_over());  // a guest's migration may have begun since
   ParcelWriter estate;
   graph_.hand_over(estate, control_.listener(), std::min(hello.record_format, port::RecordFormat::current));
   CW_CHECK(send_parcel(*socket_, estate));

@@ -107,6 +107,10 @@ class GuestSpan {
   void store(std::size_t offset, T value, std::memory_order order) const {
     std::atomic_ref<T>(*at<T>(offset)).store(value, order);
   }
+  template <std::unsigned_integral T>
+  void fetch_or(std::size_t offset, T bits, std::memory_order order) const {
+    std::atomic_ref<T>(*at<T>(offset)).fetch_or(bits, order);
+  }
   template <WireType T>
   void put(std::size_t offset, const T& value) const {
     assert(offset <= size_ && sizeof(T) <= size_ - offset);

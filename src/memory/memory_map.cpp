@@ -115,4 +115,16 @@ bool MemoryMap::is_lost() const {
   return std::ranges::any_of(regions_, [](const Region& region) { return region.mapping->is_lost(); });
 }
 
+std::optional<Iova> Translator::iova_of_slowly(const GuestSpan& piece) {
+  for (const MemoryMap::Entry& entry : map_->entries_) {
+    const auto offset = std::bit_cast<std::uintptr_t>(piece.base_) - std::bit_cast<std::uintptr_t>(entry.host);
+    const std::uint64_t size = entry.last - entry.first + 1;
+    if (offset >= size || piece.size() > size - offset) continue;
+    hit_ = entry;
+    hit_size_ = size;
+    return Iova(entry.first + offset);
+  }
+  return std::nullopt;
+}
+
 }  // namespace causeway::memory

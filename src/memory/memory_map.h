@@ -92,9 +92,19 @@ class Translator {
     return std::nullopt;
   }
 
+  /// The other way round: the address at which the map has `piece`, of a size above 0, which was translated by a map of
+  /// the same memory. Nothing: no region holds it. Cost of a hit as for `translate`.
+  std::optional<Iova> iova_of(const GuestSpan& piece) {
+    const auto offset = std::bit_cast<std::uintptr_t>(piece.base_) - std::bit_cast<std::uintptr_t>(hit_.host);
+    if (offset < hit_size_ && piece.size() <= hit_size_ - offset) [[likely]]
+      return Iova(hit_.first + offset);
+    return iova_of_slowly(piece);
+  }
+
   const std::shared_ptr<const MemoryMap>& map() const { return map_; }
 
  private:
+  std::optional<Iova> iova_of_slowly(const GuestSpan& piece);
   template <class Add>
   bool translate_slowly(std::uint64_t iova, std::uint64_t size, Add& add) {
     while (size != 0) {

@@ -12,6 +12,7 @@ namespace causeway::net {
 struct alignas(64) QueueCounters {
   Counter packets;               ///< moved
   Counter bytes;                 ///< moved, Ethernet header included
+  Counter kicks;                 ///< notifications by the driver that were received
   Counter calls;                 ///< notifications sent to the driver
   Counter resolved_in_software;  ///< frames whose offloads the receiver could not take; on the receive queue
 
@@ -31,6 +32,7 @@ struct alignas(64) QueueCounters {
   std::vector<vdpa::Counter> report() const {
     return {{"packets", packets.value()},
             {"bytes", bytes.value()},
+            {"kicks", kicks.value()},
             {"calls", calls.value()},
             {"resolved_in_software", resolved_in_software.value()},
             {"dropped_no_buffer", dropped_no_buffer.value()},

@@ -71,6 +71,8 @@ vdpa::ControlReply DriverSettings::apply(Bytes command) {
       return spread(number, data);
     case NetCtrlClass::guest_offloads:
       return set_offloads(number, data);
+    case NetCtrlClass::stats:
+      break;  // not a setting: see statistics.h
   }
   return kRefused;
 }

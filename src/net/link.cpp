@@ -19,28 +19,31 @@ std::uint32_t flow_of(const Frame& frame) {
 }  // namespace
 
 void Link::attach(std::uint16_t pair, TransmitQueue& queue, OnFault on_fault) {
-  pairs_[pair].transmit = &queue;
+  captured_[pair].transmit = &queue;
+  place_transmit(pair);
   pairs_[pair].on_transmit_fault = std::move(on_fault);
   update();
 }
 
 void Link::attach(std::uint16_t pair, ReceiveQueue& queue, OnFault on_fault) {
-  pairs_[pair].receive = &queue;
+  captured_[pair].receive = &queue;
+  place_receive(pair);
   pairs_[pair].on_receive_fault = std::move(on_fault);
   pairs_[pair].awaited_since.reset();
   lost_waiting_ = false;
-  apply_offloads(queue);
   update();
   receivers_changed();
 }
 
 void Link::detach_transmit(std::uint16_t pair) {
-  pairs_[pair].transmit = nullptr;
+  captured_[pair].transmit = nullptr;
+  place_transmit(pair);
   update();
 }
 
 void Link::detach_receive(std::uint16_t pair) {
-  pairs_[pair].receive = nullptr;
+  captured_[pair].receive = nullptr;
+  place_receive(pair);
   if (pairs_[pair].receive_enabled) pairs_[pair].awaited_since = std::chrono::steady_clock::now();
   update();
   receivers_changed();
@@ -158,13 +161,15 @@ void Link::report_faults() {
     Pair& pair = pairs_[i];
     if (pair.transmit != nullptr && pair.transmit->fault() != virtio::RingFault::none) {
       const auto fault = pair.transmit->fault();
-      pair.transmit = nullptr;
+      captured_[i].transmit = nullptr;
+      place_transmit(i);
       pair.on_transmit_fault(i, true, fault);
     }
     if (pair.receive != nullptr && pair.receive->fault() != virtio::RingFault::none) {
       const auto fault = pair.receive->fault();
       pair.receive->flush();
-      pair.receive = nullptr;
+      captured_[i].receive = nullptr;
+      place_receive(i);
       pair.on_receive_fault(i, false, fault);
     }
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/worker.h"
+#include "net/capture.h"
 #include "net/driver_settings.h"
 #include "net/frame.h"
 #include "net/receive_queue.h"
@@ -60,6 +61,25 @@ class Link {
   /// first.
   void set_up(bool up);
 
+  /// From now on copies of all frames that pass the queues go to a new capture, which ends the one before; no longer
+  /// ones than `longest` bytes are kept whole. A link that captures nothing pays nothing.
+  void start_capture(std::uint32_t longest);
+  void stop_capture();
+  bool is_captured() const { return capture_ != nullptr; }
+  /// What has been captured since the last call; there must be a capture.
+  Capture::Batch take_captured() { return capture_->take(); }
+
+  /// What became of a frame that was to be given to the driver as if it had come over the link.
+  enum class Given : std::uint8_t {
+    done,
+    no_queue,   ///< no receive queue runs here
+    no_buffer,  ///< the driver has no buffers left, now
+    too_long,   ///< for the driver's buffers
+    filtered,   ///< the driver does not want it: address or VLAN
+  };
+  /// `frame`: from the Ethernet header on, which must be there; it is not changed.
+  Given give(std::span<std::byte> frame);
+
   /// Features that a NIC on this link cannot offer, whatever its configuration. Thread: control.
   virtual virtio::FeatureSet unsupported() const { return {}; }
   /// Sends a frame of our own, as if the driver had sent it.
@@ -108,7 +128,19 @@ class Link {
   void disarm_transmitters();
 
  private:
+  /// The queues of a pair as the NIC gave them, and what stands before them while they are captured.
+  struct Captured {
+    TransmitQueue* transmit = nullptr;
+    ReceiveQueue* receive = nullptr;
+    std::unique_ptr<TransmitQueue> before_transmit;
+    std::unique_ptr<ReceiveQueue> before_receive;
+  };
+
   void update();
+  void place_queues();
+  void place_transmit(std::uint16_t pair);
+  void place_receive(std::uint16_t pair);
+  ReceiveQueue* any_receiver();
   void apply_offloads(ReceiveQueue& queue) const;
   std::optional<std::uint16_t> choose(const Frame& frame);
   std::uint16_t spread(const Frame& frame) const;
@@ -116,6 +148,8 @@ class Link {
   Worker& worker_;
   std::string name_;
   std::array<Pair, kMaxQueuePairs> pairs_;
+  std::unique_ptr<Capture> capture_;  // when there is one
+  std::array<Captured, kMaxQueuePairs> captured_;
   std::uint16_t pair_count_ = 0;          // pairs to look at: one more than the highest in use
   std::vector<std::uint16_t> receivers_;  // enabled receive queues, running or awaited
   std::array<std::uint8_t, 256> steering_{};

@@ -1,6 +1,7 @@
 #include "net/nic.h"
 
 #include "base/log.h"
+#include "net/statistics.h"
 
 #include <fmt/format.h>
 
@@ -35,6 +36,7 @@ Nic::Nic(Loop& loop, NicConfig config, std::shared_ptr<Link> link)
       info_{.name = config_.name,
             .type = virtio::DeviceType::net,
             .features = nic_features(config_).minus(link_->unsupported()),
+            .features_alone = {NetFeature::device_stats},
             .queues = static_cast<std::uint16_t>(2 * config_.queue_pairs),
             .queues_per_unit = 2,
             .largest_ring = config_.largest_ring,
@@ -157,7 +159,10 @@ Result<void> Nic::attach(std::uint16_t pair, bool is_transmit, bool enabled, Run
   Result<void> watched;
   link_->worker().run([&] {
     Worker& worker = link_->worker();
-    if (queue.kick) watched = worker.watch_event(queue.kick->fd());
+    if (queue.kick) {
+      auto& kicks = counters_[2U * pair + (is_transmit ? 1U : 0U)].kicks;
+      watched = worker.watch_event(queue.kick->fd(), &kicks);
+    }
     if (!watched) return;
     link_->set_settings(settings_);
     if (is_transmit) {
@@ -238,6 +243,8 @@ std::optional<QueueIndex> Nic::control_queue(FeatureSet features) const {
 }
 
 vdpa::ControlReply Nic::control(std::span<const std::byte> command) {
+  // Whoever asks for statistics need not be the driver: a driver of the function that this NIC is may do so for itself.
+  if (is_statistics(command)) return answer_statistics(command, features_, counters_);
   has_control_ = true;
   const vdpa::ControlReply reply = settings_.apply(command);
   if (reply.ack != virtio::kCtrlOk) return reply;

@@ -36,8 +36,8 @@ FeatureSet nic_features(const NicConfig& config) {
                             NetFeature::guest_tso4, NetFeature::guest_tso6, NetFeature::guest_ecn,
                             NetFeature::guest_uso4, NetFeature::guest_uso6};
   const FeatureSet control{
-      NetFeature::ctrl_vq,        NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,          NetFeature::ctrl_rx_extra,
-      NetFeature::guest_announce, NetFeature::ctrl_mac_addr, NetFeature::ctrl_guest_offloads};
+      NetFeature::ctrl_vq,        NetFeature::ctrl_rx,       NetFeature::ctrl_vlan,           NetFeature::ctrl_rx_extra,
+      NetFeature::guest_announce, NetFeature::ctrl_mac_addr, NetFeature::ctrl_guest_offloads, NetFeature::device_stats};
   const FeatureSet other{NetFeature::mac, NetFeature::mrg_rxbuf, NetFeature::status, NetFeature::speed_duplex,
                          NetFeature::hash_report};
   const FeatureSet ring{Feature::version_1,         Feature::any_layout,      Feature::indirect_desc,

@@ -69,12 +69,11 @@ bool ReceiveFilter::accepts_address(const MacAddress& destination) const {
 }
 
 vdpa::ControlReply ReceiveFilter::apply(std::span<const std::byte> command, virtio::FeatureSet negotiated) {
-  const vdpa::ControlReply refused{.ack = virtio::kCtrlErr};
-  if (command.size() < 2) return refused;
+  if (command.size() < 2) return {.ack = virtio::kCtrlErr};
   const auto type = std::to_integer<std::uint8_t>(command[0]);
   const auto number = std::to_integer<std::uint8_t>(command[1]);
   const auto data = command.subspan(2);
-  if (!carry_out(type, number, data, negotiated)) return refused;
+  if (!carry_out(type, number, data, negotiated)) return {.ack = virtio::kCtrlErr};
   // No later than the command that ends promiscuous mode, so as soon as it matters.
   filters_vlan_ = negotiated.has(NetFeature::ctrl_vlan);
   return reply_for(type, number, data);

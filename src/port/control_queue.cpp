@@ -1,5 +1,8 @@
 #include "port/control_queue.h"
 
+#include "port/ring_marks.h"
+
+#include <algorithm>
 #include <array>
 
 namespace causeway::port {
@@ -13,9 +16,9 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
                                                           std::shared_ptr<const memory::MemoryMap> map, Handler handler,
                                                           OnFault on_fault) {
   if (!setup.kick) return fail(Errc::not_supported, "a control queue without a kick descriptor");
-  CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map)));
+  CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, map));
   std::unique_ptr<ControlQueue> queue(
-      new ControlQueue(std::move(ring), std::move(setup), std::move(handler), std::move(on_fault)));
+      new ControlQueue(std::move(ring), std::move(setup), std::move(map), std::move(handler), std::move(on_fault)));
   queue->watch_ = loop.watch(queue->kick_->fd(), [self = queue.get()] {
     self->kick_->drain();
     self->serve();
@@ -25,12 +28,21 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
   return queue;
 }
 
-ControlQueue::ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault)
+ControlQueue::ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup,
+                           std::shared_ptr<const memory::MemoryMap> map, Handler handler, OnFault on_fault)
     : ring_(std::move(ring)),
+      config_(std::move(setup.ring)),
+      translator_(std::move(map)),
       kick_(std::move(setup.kick)),
       call_(std::move(setup.call)),
       handler_(std::move(handler)),
       on_fault_(std::move(on_fault)) {}
+
+Result<void> ControlQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
+  CW_CHECK(ring_.replace_map(map));
+  translator_ = memory::Translator(std::move(map));
+  return {};
+}
 
 void ControlQueue::serve() {
   serve_batch();
@@ -40,14 +52,26 @@ void ControlQueue::serve() {
     return;
   }
   // More than a batch, or more since: come back through the loop, so that one guest cannot keep the control thread.
-  if (ring_.arm()) kick_->signal();
+  const bool has_more = ring_.arm();
+  if (log_) mark_ring(*log_, config_);
+  if (has_more) kick_->signal();
 }
 
 void ControlQueue::serve_batch() {
   batch_.clear();
   ring_.take(batch_, kCommandsPerPass);
   for (const virtio::Chain& chain : batch_.chains()) answer(chain);
+  if (log_) mark_answers();
   if (ring_.publish() && call_) call_->signal();
+}
+
+void ControlQueue::mark_answers() {
+  memory::full_fence();
+  for (const virtio::Chain& chain : batch_.chains()) {
+    for (const auto& segment : batch_.writable(chain)) {
+      if (const auto at = translator_.iova_of(segment)) log_->mark(*at, segment.size());
+    }
+  }
 }
 
 void ControlQueue::answer(const virtio::Chain& chain) {
@@ -61,10 +85,28 @@ void ControlQueue::answer(const virtio::Chain& chain) {
     segment.read(0, std::span(command_).subspan(at, segment.size()));
     at += segment.size();
   }
-  const vdpa::ControlReply reply = handler_(command_);
+  ring_.use(chain, write(chain, handler_(command_)));
+}
+
+/// The ack, and behind it the data, as far as the driver has made room; returns how many bytes it was.
+std::uint32_t ControlQueue::write(const virtio::Chain& chain, const vdpa::ControlReply& reply) const {
   const std::array ack{static_cast<std::byte>(reply.ack)};
-  batch_.writable(chain).front().write(0, ack);
-  ring_.use(chain, 1);
+  std::span<const std::byte> data = reply.data;
+  std::uint64_t written = 0;
+  for (auto segment : batch_.writable(chain)) {
+    if (segment.size() == 0) continue;
+    if (written == 0) {
+      segment.write(0, ack);
+      segment = segment.subspan(1, segment.size() - 1);
+      written = 1;
+    }
+    const std::size_t count = std::min(segment.size(), data.size());
+    if (count == 0) continue;  // most answers are the ack alone
+    segment.write(0, data.first(count));
+    data = data.subspan(count);
+    written += count;
+  }
+  return static_cast<std::uint32_t>(written);
 }
 
 }  // namespace causeway::port

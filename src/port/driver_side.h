@@ -32,6 +32,11 @@ class DriverSide {
   /// The queue leaves the Device of that doorbell; kicks must come by eventfd again. Must not wait for the driver: what
   /// it rings in between is lost, so that the server calls Port::nudge once nobody can ring there any more.
   virtual void withdraw_notify_area(vdpa::QueueIndex queue) = 0;
+  /// The queue, which runs, is interrupted for by a function of this VFIO group, until that is withdrawn. The
+  /// descriptor is lent for the call. Only for driver sides that can hand it on to a VMM.
+  virtual void offer_vfio_group(vdpa::QueueIndex /*queue*/, const OwnedFd& /*group*/) {}
+  /// The queue leaves the Device of that group. Must not wait for the driver.
+  virtual void withdraw_vfio_group(vdpa::QueueIndex /*queue*/) {}
   /// What has become of the queue's doorbell.
   virtual Doorbell doorbell(vdpa::QueueIndex queue) const = 0;
 };

@@ -11,6 +11,8 @@ std::string_view name_of(Path path) {
   switch (path) {
     case Path::direct:
       return "direct";
+    case Path::relay:
+      return "relay";
   }
   return "unknown";
 }
@@ -24,6 +26,7 @@ class Port::Observer final : public vdpa::DeviceObserver {
   void device_gone(Error reason) override { port_.on_device_gone(slot_, reason); }
   void device_back() override { port_.on_device_back(slot_); }
   void notify_area_changed(QueueIndex queue) override { port_.on_notify_area_changed(slot_, queue); }
+  void vfio_group_changed(QueueIndex queue) override { port_.on_vfio_group_changed(slot_, queue); }
 
  private:
   Port& port_;
@@ -60,7 +63,7 @@ Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Devi
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     std::size_t slot = 0;
     while (slot + 1 < slots_.size() && !has_queue(slot, QueueIndex{i})) ++slot;
-    queues_[i].slot = queues_[i].preferred = slot;
+    queues_[i].bound = queues_[i].wanted = {.slot = slot, .queue = QueueIndex{i}};
   }
   for (const Slot& slot : slots_) {
     const vdpa::DeviceInfo& own = slot.device->info();
@@ -81,7 +84,8 @@ const vdpa::DeviceInfo& Port::info() const {
 }
 
 FeatureSet Port::offered_features() const {
-  return info().features.minus(config_.features_off);
+  const FeatureSet possible = info().features.minus(config_.features_off);
+  return slots_.size() == 1 ? possible : possible.minus(info().features_alone);
 }
 
 Result<void> Port::attach(DriverSide& side) {
@@ -97,6 +101,7 @@ void Port::detach() {
   stop_all();
   forget_driver();
   inflight_.reset();
+  log_.reset();
   mtu_.reset();
   unmap_everywhere(memory_->regions());
   memory_ = memory::MemoryMap::empty();
@@ -114,7 +119,7 @@ Result<void> Port::set_features(FeatureSet features) {
   // The last Device decides what was offered, so it must be able to take it; for the others it is a matter of binding.
   for (Slot& slot : slots_) {
     if (!slot.gone.empty()) continue;
-    const auto taken = slot.device->set_features(features);
+    const auto taken = tell_features(slot, features);
     slot.features = taken ? std::string() : taken.error().text();
     if (taken) continue;
     if (&slot == &fallback()) return fail(taken.error());
@@ -126,7 +131,7 @@ Result<void> Port::set_features(FeatureSet features) {
     for (Queue& queue : queues_) queue.start.reset();
   }
   features_ = features;
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) queues_[i].slot = choose_slot(QueueIndex{i});
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) queues_[i].bound = choose_binding(QueueIndex{i});
   return {};
 }
 
@@ -162,6 +167,7 @@ void Port::reset() {
 void Port::forget_driver() {
   for (Slot& slot : slots_) {
     slot.features.clear();
+    slot.without_ring.reset();
     slot.settings.clear();
     if (!slot.gone.empty()) continue;
     if (auto done = slot.device->set_status(Status::reset); !done) {
@@ -170,10 +176,10 @@ void Port::forget_driver() {
   }
   for (Queue& queue : queues_) {
     // The binding is the operator's and stays; everything else was the driver's.
-    const auto [slot, preferred] = std::pair(queue.slot, queue.preferred);
+    const auto [bound, wanted] = std::pair(queue.bound, queue.wanted);
     queue = Queue{};
-    queue.slot = slot;
-    queue.preferred = preferred;
+    queue.bound = bound;
+    queue.wanted = wanted;
   }
   control_log_.clear();
   config_written_.clear();
@@ -208,11 +214,12 @@ bool Port::is_suspended() const {
 }
 
 bool Port::is_bound(std::size_t slot) const {
-  return std::ranges::any_of(queues_, [slot](const Queue& queue) { return queue.started && queue.slot == slot; });
+  return std::ranges::any_of(queues_, [slot](const Queue& queue) { return queue.started && queue.bound.slot == slot; });
 }
 
 vdpa::ControlReply Port::control(std::span<const std::byte> command) {
   vdpa::ControlReply reply = fallback().device->control(command);
+  if (reply.is_query) return reply;
   for (std::size_t slot = 0; slot + 1 < slots_.size(); ++slot) {
     if (reply.ack != 0 || !is_bound(slot)) continue;
     const vdpa::ControlReply other = slots_[slot].device->control(command);
@@ -236,6 +243,25 @@ void Port::replay_control(std::size_t slot) {
   }
 }
 
+void Port::refresh_counters(const std::shared_ptr<void>& token) const {
+  for (const Slot& slot : slots_) slot.device->refresh_counters(token);
+}
+
+std::vector<vdpa::Counter> Port::totals(QueueIndex queue) const {
+  std::vector<vdpa::Counter> sums;
+  for (const Slot& slot : slots_) {
+    for (const vdpa::Counter& counter : slot.device->counters(queue)) {
+      const auto known = std::ranges::find(sums, counter.name, &vdpa::Counter::name);
+      if (known == sums.end()) {
+        sums.push_back(counter);
+      } else {
+        known->value += counter.value;
+      }
+    }
+  }
+  return sums;
+}
+
 PortReport Port::report() const {
   PortReport report{.name = name(),
                     .type = info().type,
@@ -249,16 +275,20 @@ PortReport Port::report() const {
                     .differences = differences_,
                     .devices = {},
                     .unusable = {},
+                    .uncounted = {},
                     .queues = {}};
   for (const memory::Region& region : memory_->regions()) report.memory_bytes += region.size;
   for (const Slot& slot : slots_) {
     const std::string& device = slot.device->info().name;
     report.devices.push_back(device);
     if (!slot.is_usable()) report.unusable.push_back({.name = device, .reason = slot.why_not()});
+    if (auto why = slot.device->why_uncounted(); !why.empty()) {
+      report.uncounted.push_back({.name = device, .reason = std::move(why)});
+    }
   }
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     const Queue& queue = queues_[i];
-    const vdpa::Device& device = *slots_[queue.slot].device;
+    const vdpa::Device& device = device_of(queue);
     report.queues.push_back({.index = i,
                              .is_control = is_control(QueueIndex{i}),
                              .size = queue.size ? queue.size->entries() : 0u,
@@ -266,10 +296,12 @@ PortReport Port::report() const {
                              .enabled = queue.enabled,
                              .failed = queue.failed,
                              .device = device.info().name,
-                             .path = Path::direct,
+                             .device_queue = number(queue.bound.queue),
+                             .path = path_of(queue),
                              .doorbell = side_ != nullptr ? side_->doorbell(QueueIndex{i}) : Doorbell::none,
                              .run_again = queue.run_again,
-                             .counters = device.counters(QueueIndex{i})});
+                             .counters = device.counters(queue.bound.queue),
+                             .totals = totals(QueueIndex{i})});
   }
   return report;
 }

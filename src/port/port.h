@@ -7,10 +7,12 @@
 #include "base/loop.h"
 #include "base/parcel.h"
 #include "base/result.h"
+#include "base/worker.h"
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
 #include "port/driver_side.h"
 #include "port/record.h"
+#include "port/relay.h"
 #include "port/report.h"
 #include "port/state_directory.h"
 #include "vdpa/device.h"
@@ -44,11 +46,24 @@ struct PortConfig {
   /// Where it keeps what must survive this process; nullptr: nowhere, and after a crash nothing is known.
   std::shared_ptr<const StateDirectory> state = nullptr;
   Failback failback = Failback::automatic;
+  /// Works relayed queues; must outlive the port. nullptr: none can be relayed.
+  Worker* relay_worker = nullptr;
+};
+
+/// How a queue that is rebound shall be worked. Value type.
+struct RebindWish {
+  /// The Device's queue, which must be of the same direction and nobody else's, and of the last Device that of the same
+  /// number; unset: that of the same number.
+  std::optional<QueueIndex> device_queue = std::nullopt;
+  /// Unset: the direct path where the Device can go on with the ring, else by relay.
+  std::optional<Path> path = std::nullopt;
 };
 
 /// A queue is bound to the Device that the operator chose last, else to the first one that has that many queues; while
 /// that one cannot be used (it is gone, or refuses what was negotiated, written, or the guest's memory), to the first
-/// other one that can. Only the last Device's refusals are the driver side's concern.
+/// other one that can. Only the last Device's refusals are the driver side's concern. A Device works the guest's ring
+/// itself; one that lacks a feature of the ring's, or cannot go on with a ring in use, works one of ours
+/// (port/relay.h).
 ///
 /// Invariants: (1) a started queue runs on exactly one Device; (2) every usable Device has every memory region mapped;
 /// (3) started and enabled are independent of each other; (4) after `detach` no Device touches the memory of the driver
@@ -105,6 +120,14 @@ class Port {
   Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
   const memory::MemoryMap& memory() const { return *memory_; }
 
+  /// Whether writes to guest memory can be logged.
+  bool can_log() const { return config_.relay_worker != nullptr; }
+  /// From now on every page is marked that a Device may have written, or the Port itself; nullptr: no longer. Queues
+  /// of Devices that keep no log of their own are relayed meanwhile. Errc::peer_violation: the log is too small for the
+  /// memory; Errc::not_supported: see `can_log`. What was logged before goes on then.
+  Result<void> set_log(std::shared_ptr<const memory::DirtyLog> log);
+  bool is_logging() const { return log_ != nullptr; }
+
   /// Memory in which the Devices record what is in flight, kept by the driver side: what it says of a queue when that
   /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.
   Result<void> use_inflight(virtio::InflightRegion region);
@@ -145,7 +168,13 @@ class Port {
 
   /// Moves a queue to the Device called `device`, while it runs or before it does. When that Device cannot take it, the
   /// queue goes on elsewhere and the error says why.
-  Result<void> rebind(QueueIndex queue, std::string_view device, Path path = Path::direct);
+  Result<void> rebind(QueueIndex queue, std::string_view device, RebindWish wish = {});
+  /// Has the last Device work a queue for a while, with nothing changed in where it belongs; `give_back` ends that.
+  /// False: that Device works it already. Errc::gone: it does not run. Errc::not_supported: its Device could not go on
+  /// with it.
+  Result<bool> borrow(QueueIndex queue);
+  /// An error: the queue goes on elsewhere, and why.
+  Result<void> give_back(QueueIndex queue);
   /// Net only, see vdpa::Device.
   Result<void> announce(std::span<const std::byte, 6> mac);
   Result<void> set_mtu(std::uint16_t mtu);
@@ -155,6 +184,8 @@ class Port {
   /// Looks whether memory was lost (after the eventfd of survive_lost_mappings); stops the port when it was.
   void check_memory();
   PortReport report() const;
+  /// Has the Devices fetch what `report` says they have counted, see vdpa::Device.
+  void refresh_counters(const std::shared_ptr<void>& token) const;
 
  private:
   /// One per Device: tells which one an event comes from.
@@ -167,9 +198,19 @@ class Port {
     std::string features;  ///< it refuses the negotiated ones, until others are
     std::string settings;  ///< it refuses what was written or told, until a reset
     std::string memory;    ///< it refuses the guest's, and has none mapped, until it takes it
+    /// What it was given instead of the negotiated features, because it lacks some of the ring's: it needs a relay.
+    std::optional<FeatureSet> without_ring = std::nullopt;
     const std::string& why_not() const;
     bool is_usable() const { return why_not().empty(); }
     bool has_memory() const { return gone.empty() && memory.empty(); }
+  };
+  /// Which Device works a queue, as which of its own, and how.
+  struct Binding {
+    std::size_t slot = 0;
+    QueueIndex queue{0};                      ///< the Device's
+    std::optional<Path> path = std::nullopt;  ///< unset: direct where that is possible
+    bool has_same_place(const Binding& other) const { return slot == other.slot && queue == other.queue; }
+    bool operator==(const Binding&) const = default;
   };
   struct Queue {
     std::optional<virtio::QueueSize> size;
@@ -178,12 +219,14 @@ class Port {
     std::optional<KickFd> kick;
     std::optional<CallFd> call;
     std::optional<ErrFd> err;
-    std::size_t slot = 0;       ///< the binding: which Device
-    std::size_t preferred = 0;  ///< the binding that is wanted
+    Binding bound;
+    Binding wanted;                ///< by the operator, or at the start
+    std::unique_ptr<Relay> relay;  ///< where the path is that of a relay
     bool started = false;
     bool enabled = false;
     bool failed = false;
     bool has_offered_doorbell = false;           ///< to the driver side
+    bool has_offered_vfio_group = false;         ///< to the driver side
     std::optional<virtio::InflightRegion> kept;  ///< our own, where the driver side keeps none
     bool resumes = false;                        ///< `kept` says where: it was written for this very ring
     bool is_as_before = false;                   ///< the former driver's ring, which a Device may know too
@@ -196,8 +239,17 @@ class Port {
   Result<Queue*> find_stopped(QueueIndex queue, std::string_view wish);
   bool is_control(QueueIndex queue) const;
   Slot& fallback() { return slots_.back(); }
-  std::size_t choose_slot(QueueIndex queue) const;
+  Binding choose_binding(QueueIndex queue) const;
+  /// Where a queue can always go: there each has its own number.
+  Binding last_binding(QueueIndex queue) const { return {.slot = slots_.size() - 1, .queue = queue}; }
+  bool is_on_last(const Queue& state) const { return state.bound.slot + 1 == slots_.size(); }
   bool has_queue(std::size_t slot, QueueIndex queue) const;
+  bool is_free(const Binding& place, QueueIndex queue) const;
+  vdpa::Device& device_of(const Queue& state) const { return *slots_[state.bound.slot].device; }
+  Queue* find_bound(std::size_t slot, QueueIndex device_queue);
+  QueueIndex index_of(const Queue& state) const {
+    return QueueIndex{static_cast<std::uint16_t>(&state - queues_.data())};
+  }
   /// Has all Devices that are there do the same.
   template <class Work>
   Result<void> tell_all(Work work);
@@ -219,24 +271,38 @@ class Port {
   std::optional<virtio::InflightArea> kept_area(QueueIndex queue, Queue& state, virtio::Layout layout,
                                                 virtio::QueueSize size);
   bool resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
-  bool resume_from_device(QueueIndex queue, Queue& state, std::size_t slot, virtio::RingConfig& ring);
+  bool resume_from_device(QueueIndex queue, Queue& state, const Binding& to, virtio::RingConfig& ring);
   void save();
   void save_starting(QueueIndex queue);
   void write_record(const PortRecord& record);
   void correct_position(QueueIndex queue, virtio::RingConfig& ring);
   Result<void> run(QueueIndex queue, Queue& state);
-  Result<void> run_on(QueueIndex queue, Queue& state, std::size_t slot);
-  Result<void> run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort);
+  Result<void> run_on(QueueIndex queue, Queue& state, Binding to);
+  Result<void> run_anywhere(QueueIndex queue, Queue& state, Binding first_choice, Binding last_resort);
+  // port_relay.cpp: by which path
+  Path path_of(const Queue& state) const;
+  bool needs_relay(const Binding& to) const;
+  Result<void> start_on(QueueIndex queue, Queue& state, const Binding& to, const vdpa::QueueSetup& setup);
+  Result<std::unique_ptr<Relay>> start_relay(QueueIndex queue, const Binding& to, const vdpa::QueueSetup& setup);
+  Result<memory::Iova> shadow_place(const Binding& to) const;
+  Result<QueueState> stop_relay(Queue& state, vdpa::StopMode mode);
+  void replace_relay_maps();
+  Result<void> tell_features(Slot& slot, FeatureSet features) const;
   Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
   Result<QueueState> recover_state(QueueIndex queue, const Queue& state) const;
-  Result<QueueState> state_left(std::size_t slot, QueueIndex queue, Queue& state) const;
+  Result<QueueState> state_left(QueueIndex queue, Queue& state) const;
   Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();
   void notify_both(const Queue& state) const;
+  // port_doorbell.cpp
+  void offer_bypass(QueueIndex queue, Queue& state);
+  void withdraw_bypass(QueueIndex queue, Queue& state);
   void offer_doorbell(QueueIndex queue, Queue& state);
   void withdraw_doorbell(QueueIndex queue, Queue& state);
+  void offer_vfio_group(QueueIndex queue, Queue& state);
+  void withdraw_vfio_group(QueueIndex queue, Queue& state);
   std::vector<std::uint16_t> pause_all();
   void resume(std::span<const std::uint16_t> queues);
 
@@ -248,9 +314,11 @@ class Port {
 
   bool is_bound(std::size_t slot) const;
   void replay_control(std::size_t slot);
+  std::vector<vdpa::Counter> totals(QueueIndex queue) const;
   vdpa::ControlReply control(std::span<const std::byte> command);
-  void on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason);
-  Result<void> move(QueueIndex queue, Queue& state, std::size_t to);
+  void on_queue_failed(std::size_t slot, QueueIndex device_queue, const Error& reason);
+  Result<void> check_place(QueueIndex queue, const Binding& to) const;
+  Result<void> move(QueueIndex queue, Queue& state, Binding to);
   // port_device.cpp: Devices that cannot be used, and can again
   void make_unusable(std::size_t slot, std::string Slot::* reason, const Error& error);
   void move_off(std::size_t slot, bool is_there);
@@ -260,7 +328,8 @@ class Port {
   void on_device_gone(std::size_t slot, const Error& reason);
   void on_device_back(std::size_t slot);
   void on_config_changed();
-  void on_notify_area_changed(std::size_t slot, QueueIndex queue);
+  void on_notify_area_changed(std::size_t slot, QueueIndex device_queue);
+  void on_vfio_group_changed(std::size_t slot, QueueIndex device_queue);
   void fail_queue(QueueIndex queue, const Error& reason);
 
   Loop& loop_;
@@ -279,6 +348,7 @@ class Port {
   bool is_taking_over_ = false;        // the state directory is still the other process's
   std::vector<std::uint16_t> paused_;  // queues, for another process or by one
   std::shared_ptr<const memory::MemoryMap> memory_;
+  std::shared_ptr<const memory::DirtyLog> log_;
   DriverSide* side_ = nullptr;
   FeatureSet features_;
   Status status_ = Status::reset;

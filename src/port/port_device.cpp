@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace causeway::port {
 
@@ -20,13 +21,31 @@ bool Port::has_queue(std::size_t slot, QueueIndex queue) const {
   return number(queue) < slots_[slot].device->info().queues;
 }
 
+/// Whether no other queue has that place, or wants it.
+bool Port::is_free(const Binding& place, QueueIndex queue) const {
+  return std::ranges::none_of(queues_, [&](const Queue& other) {
+    const QueueIndex index = index_of(other);
+    return index != queue && !is_control(index) &&
+           (other.bound.has_same_place(place) || other.wanted.has_same_place(place));
+  });
+}
+
 /// Where the queue belongs as things are now.
-std::size_t Port::choose_slot(QueueIndex queue) const {
-  const auto can = [&](std::size_t slot) { return slots_[slot].is_usable() && has_queue(slot, queue); };
-  if (const std::size_t preferred = queues_[number(queue)].preferred; can(preferred)) return preferred;
-  std::size_t slot = 0;
-  while (slot + 1 < slots_.size() && !can(slot)) ++slot;
-  return slot;
+Port::Binding Port::choose_binding(QueueIndex queue) const {
+  const auto can = [&](const Binding& place) {
+    return slots_[place.slot].is_usable() && has_queue(place.slot, place.queue) && is_free(place, queue);
+  };
+  if (const Binding& wanted = queues_[number(queue)].wanted; can(wanted)) return wanted;
+  Binding place{.slot = 0, .queue = queue};
+  while (place.slot + 1 < slots_.size() && !can(place)) ++place.slot;
+  return place;
+}
+
+Port::Queue* Port::find_bound(std::size_t slot, QueueIndex device_queue) {
+  const auto found = std::ranges::find_if(queues_, [&](const Queue& state) {
+    return state.started && state.bound.slot == slot && state.bound.queue == device_queue;
+  });
+  return found == queues_.end() ? nullptr : &*found;
 }
 
 void Port::make_unusable(std::size_t slot, std::string Slot::* reason, const Error& error) {
@@ -38,8 +57,9 @@ void Port::make_unusable(std::size_t slot, std::string Slot::* reason, const Err
 }
 
 /// Where a queue stands whose Device has gone.
-Result<QueueState> Port::state_left(std::size_t slot, QueueIndex queue, Queue& state) const {
-  auto left = slots_[slot].device->last_state(queue);
+Result<QueueState> Port::state_left(QueueIndex queue, Queue& state) const {
+  if (state.relay) return std::exchange(state.relay, nullptr)->abandon();
+  auto left = device_of(state).last_state(state.bound.queue);
   if (!left) return recover_state(queue, state);
   note_run_again(queue, state, *left);
   return *std::move(left);
@@ -49,27 +69,27 @@ Result<QueueState> Port::state_left(std::size_t slot, QueueIndex queue, Queue& s
 void Port::move_off(std::size_t slot, bool is_there) {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& state = queues_[i];
-    if (state.slot != slot) continue;
+    if (state.bound.slot != slot) continue;
     const QueueIndex queue{i};
-    withdraw_doorbell(queue, state);
-    const std::size_t next = choose_slot(queue);
-    if (config_.failback == Failback::manual) state.preferred = next;
+    withdraw_bypass(queue, state);
+    const Binding next = choose_binding(queue);
+    if (config_.failback == Failback::manual) state.wanted = next;
     if (!state.started || is_control(queue)) {
-      state.slot = next;
+      state.bound = next;
       continue;
     }
-    auto position = is_there ? halt(queue, state, vdpa::StopMode::leave) : state_left(slot, queue, state);
+    auto position = is_there ? halt(queue, state, vdpa::StopMode::leave) : state_left(queue, state);
     state.started = true;
     if (!position) {
       fail_queue(queue, position.error());
       continue;
     }
     state.start = std::move(*position);
-    if (auto taken = run_anywhere(queue, state, next, slots_.size() - 1); !taken) {
+    if (auto taken = run_anywhere(queue, state, next, last_binding(queue)); !taken) {
       fail_queue(queue, taken.error());
       continue;
     }
-    log::info("port {} queue {}: goes on on device {}", name(), i, slots_[state.slot].device->info().name);
+    log::info("port {} queue {}: goes on on device {}", name(), i, device_of(state).info().name);
   }
   save();
 }
@@ -80,6 +100,7 @@ void Port::on_device_gone(std::size_t slot, const Error& reason) {
   log::error("port {}: device {} is gone: {}", name(), lost.device->info().name, reason.text());
   lost.gone = reason.text();
   lost.features.clear();
+  lost.without_ring.reset();
   lost.settings.clear();
   lost.memory.clear();
   move_off(slot, false);
@@ -108,7 +129,7 @@ void Port::bring_up(Slot& slot) const {
     if (auto mapped = device.map(regions); !mapped) slot.memory = mapped.error().text();
   }
   if (side_ == nullptr) return;
-  auto told = device.set_features(features_);
+  auto told = tell_features(slot, features_);
   if (!told) {
     slot.features = told.error().text();
     return;
@@ -132,10 +153,10 @@ void Port::fail_back(std::size_t slot) {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& state = queues_[i];
     const QueueIndex queue{i};
-    if (state.preferred != slot || state.slot == slot || state.failed || is_control(queue)) continue;
+    if (state.wanted.slot != slot || state.bound.slot == slot || state.failed || is_control(queue)) continue;
     if (!state.started) {
-      state.slot = slot;
-    } else if (auto done = move(queue, state, slot); done) {
+      state.bound = state.wanted;
+    } else if (auto done = move(queue, state, state.wanted); done) {
       moved.push_back(i);
     } else {
       log::warn("port {}: device {} can be used again, but: {}", name(), device, done.error().text());

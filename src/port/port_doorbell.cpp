@@ -1,4 +1,5 @@
-// Doorbells: a queue whose Device has one need not be kicked through us.
+// What lets a queue go past us: doorbells, so that it need not be kicked through us, and the VFIO groups of functions
+// that interrupt for it.
 
 #include "port/port.h"
 
@@ -20,9 +21,19 @@ std::string_view name_of(Doorbell doorbell) {
   return "unknown";
 }
 
+void Port::offer_bypass(QueueIndex queue, Queue& state) {
+  offer_doorbell(queue, state);
+  offer_vfio_group(queue, state);
+}
+
+void Port::withdraw_bypass(QueueIndex queue, Queue& state) {
+  withdraw_doorbell(queue, state);
+  withdraw_vfio_group(queue, state);
+}
+
 void Port::offer_doorbell(QueueIndex queue, Queue& state) {
-  if (side_ == nullptr || is_control(queue)) return;
-  const auto area = slots_[state.slot].device->notify_area(queue);
+  if (side_ == nullptr || is_control(queue) || state.relay) return;
+  const auto area = device_of(state).notify_area(state.bound.queue);
   if (!area) return;
   state.has_offered_doorbell = true;
   side_->offer_notify_area(queue, *area);
@@ -33,12 +44,36 @@ void Port::withdraw_doorbell(QueueIndex queue, Queue& state) {
   if (side_ != nullptr) side_->withdraw_notify_area(queue);
 }
 
-void Port::on_notify_area_changed(std::size_t slot, QueueIndex queue) {
-  if (number(queue) >= queues_.size()) return;
-  Queue& state = queues_[number(queue)];
-  if (!state.started || state.failed || state.slot != slot) return;
-  withdraw_doorbell(queue, state);
-  offer_doorbell(queue, state);
+void Port::offer_vfio_group(QueueIndex queue, Queue& state) {
+  // A relayed queue is interrupted for by us.
+  if (side_ == nullptr || is_control(queue) || state.relay) return;
+  const OwnedFd* const group = device_of(state).vfio_group(state.bound.queue);
+  if (group == nullptr) return;
+  state.has_offered_vfio_group = true;
+  side_->offer_vfio_group(queue, *group);
+}
+
+void Port::withdraw_vfio_group(QueueIndex queue, Queue& state) {
+  if (!std::exchange(state.has_offered_vfio_group, false)) return;
+  if (side_ != nullptr) side_->withdraw_vfio_group(queue);
+}
+
+void Port::on_notify_area_changed(std::size_t slot, QueueIndex device_queue) {
+  Queue* const state = find_bound(slot, device_queue);
+  if (state == nullptr || state->failed) return;
+  if (state->relay) {
+    state->relay->renew_doorbell();
+    return;
+  }
+  withdraw_doorbell(index_of(*state), *state);
+  offer_doorbell(index_of(*state), *state);
+}
+
+void Port::on_vfio_group_changed(std::size_t slot, QueueIndex device_queue) {
+  Queue* const state = find_bound(slot, device_queue);
+  if (state == nullptr || state->failed) return;
+  withdraw_vfio_group(index_of(*state), *state);
+  offer_vfio_group(index_of(*state), *state);
 }
 
 void Port::nudge(QueueIndex queue) {

@@ -59,6 +59,9 @@ Result<void> Port::remove_memory(memory::Iova iova, memory::FrontendVa frontend_
 
 Result<void> Port::change_memory(Regions regions) {
   CW_TRY(auto next, memory::MemoryMap::make(std::move(regions)));
+  if (log_ && !log_->covers(*next)) {
+    return fail(Errc::peer_violation, "the log of written pages has no room for this memory");
+  }
   const Regions added = missing_in(memory_->regions(), next->regions());
   const Regions removed = missing_in(next->regions(), memory_->regions());
   const auto refusing = without_memory();
@@ -71,6 +74,7 @@ Result<void> Port::change_memory(Regions regions) {
         fail_queue(queue, kept.error());
       }
     }
+    replace_relay_maps();
     unmap_everywhere(removed);
     offer_memory_again(refusing);
     save();

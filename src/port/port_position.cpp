@@ -67,7 +67,7 @@ std::optional<virtio::InflightArea> Port::kept_area(QueueIndex queue, Queue& sta
                                                     virtio::QueueSize size) {
   if (state.kept && (state.kept->layout() != layout || state.kept->entries() != size)) state.kept.reset();
   if (!state.kept) {
-    const std::uint64_t bytes = virtio::InflightArea::size(layout, size.entries());
+    const std::uint64_t bytes = virtio::InflightRegion::full_size(layout, 1, size);
     auto region = [&]() -> Result<virtio::InflightRegion> {
       CW_TRY(auto file, config_.state->open_file(queue_name(name(), queue), bytes));
       return virtio::InflightRegion::adopt(layout, 1, size, std::move(file), 0, bytes);
@@ -105,13 +105,13 @@ bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& 
 }
 
 /// The Device has worked the ring for a process of ours that died. Of a split ring the used index says as much.
-bool Port::resume_from_device(QueueIndex queue, Queue& state, std::size_t slot, virtio::RingConfig& ring) {
+bool Port::resume_from_device(QueueIndex queue, Queue& state, const Binding& to, virtio::RingConfig& ring) {
   if (ring.layout() == virtio::Layout::split || !virtio::has_been_used(ring, *memory_)) return false;
-  if (!slots_[slot].is_usable()) return false;
-  auto recorded = slots_[slot].device->former_state(queue, ring);
+  const Slot& slot = slots_[to.slot];
+  if (!slot.is_usable() || slot.without_ring) return false;
+  auto recorded = slot.device->former_state(to.queue, ring);
   if (!recorded) return false;
-  log::info("port {} queue {}: resumes where device {} has left it", name(), number(queue),
-            slots_[slot].device->info().name);
+  log::info("port {} queue {}: resumes where device {} has left it", name(), number(queue), slot.device->info().name);
   note_run_again(queue, state, *recorded);
   state.start = *recorded;
   ring.start = *std::move(recorded);

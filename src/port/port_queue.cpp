@@ -80,8 +80,10 @@ Result<void> Port::set_queue_call(QueueIndex queue, std::optional<CallFd> call) 
   if (!state->started || state->failed) return {};
   if (is_control(queue)) {
     control_queue_->set_call(state->call);
+  } else if (state->relay) {
+    state->relay->set_call(state->call);
   } else {
-    CW_CHECK(slots_[state->slot].device->set_call(queue, state->call));
+    CW_CHECK(device_of(*state).set_call(state->bound.queue, state->call));
   }
   // A call may have gone to the old descriptor in between; one too many is legal.
   if (state->call) state->call->signal();
@@ -98,12 +100,12 @@ Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
   CW_TRY(Queue * state, find(queue));
   state->enabled = enabled;
   if (!state->started || state->failed || is_control(queue)) return {};
-  auto done = slots_[state->slot].device->enable_queue(queue, enabled);
-  if (done || !enabled || state->slot + 1 == slots_.size()) return done;
+  auto done = device_of(*state).enable_queue(state->bound.queue, enabled);
+  if (done || !enabled || is_on_last(*state)) return done;
   log::warn("port {} queue {}: device {} cannot go on with it: {}", name(), number(queue),
-            slots_[state->slot].device->info().name, done.error().text());
+            device_of(*state).info().name, done.error().text());
   CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
-  CW_CHECK(run_on(queue, *state, slots_.size() - 1));
+  CW_CHECK(run_on(queue, *state, last_binding(queue)));
   save();
   return {};
 }
@@ -126,7 +128,7 @@ Result<QueueState> Port::end_queue(QueueIndex queue, vdpa::StopMode mode) {
     // Stopped for good, not moved: nothing must wait for this queue. Only now, since a disabled queue drops what it
     // has.
     if (was_running && mode == vdpa::StopMode::drain) {
-      if (auto done = slots_[state->slot].device->enable_queue(queue, false); !done) {
+      if (auto done = device_of(*state).enable_queue(state->bound.queue, false); !done) {
         log::warn("port {} queue {}: {}", name(), number(queue), done.error().text());
       }
     }
@@ -172,52 +174,47 @@ Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) c
 }
 
 Result<void> Port::run(QueueIndex queue, Queue& state) {
-  return run_anywhere(queue, state, state.slot, slots_.size() - 1);
+  return run_anywhere(queue, state, state.bound, last_binding(queue));
 }
 
-Result<void> Port::run_on(QueueIndex queue, Queue& state, std::size_t slot) {
+Result<void> Port::run_on(QueueIndex queue, Queue& state, Binding to) {
   CW_TRY(auto ring, ring_of(queue, state));
   const bool is_as_before = std::exchange(state.is_as_before, false);
   CW_TRY(bool is_recorded, resume_from_record(queue, state, ring));
-  if (!is_recorded && is_as_before && !is_control(queue)) is_recorded = resume_from_device(queue, state, slot, ring);
+  if (!is_recorded && is_as_before && !is_control(queue)) is_recorded = resume_from_device(queue, state, to, ring);
   if (!is_recorded) correct_position(queue, ring);
-  if (ring.record && !is_control(queue) && !slots_[slot].device->info().can.record_in_flight) {
-    // What an earlier Device has written there will soon be wrong.
-    ring.record->clear();
-    ring.record = nullptr;
-  }
   vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call, .enabled = state.enabled};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(
                                loop_, std::move(setup), memory_,
                                [this](std::span<const std::byte> command) { return control(command); },
                                [this, queue](const Error& reason) { fail_queue(queue, reason); }));
+    control_queue_->set_log(log_);
   } else {
-    if (!slots_[slot].is_usable()) return fail(Errc::not_supported, slots_[slot].why_not());
-    if (!is_bound(slot) && slot + 1 < slots_.size()) replay_control(slot);
-    CW_CHECK(slots_[slot].device->set_queue(queue, std::move(setup)));
-    CW_CHECK(slots_[slot].device->enable_queue(queue, state.enabled));
+    if (!slots_[to.slot].is_usable()) return fail(Errc::not_supported, slots_[to.slot].why_not());
+    if (!is_bound(to.slot) && to.slot + 1 < slots_.size()) replay_control(to.slot);
+    CW_CHECK(start_on(queue, state, to, setup));
   }
-  state.slot = slot;
+  state.bound = to;
   state.started = true;
   state.failed = false;
   notify_both(state);
-  offer_doorbell(queue, state);
+  offer_bypass(queue, state);
   return {};
 }
 
-Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, std::size_t first_choice, std::size_t last_resort) {
+Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, Binding first_choice, Binding last_resort) {
   auto first = run_on(queue, state, first_choice);
   if (first) return {};
   if (last_resort == first_choice) return first;
   log::warn("port {} queue {}: device {} cannot take it: {}", name(), number(queue),
-            slots_[first_choice].device->info().name, first.error().text());
+            slots_[first_choice.slot].device->info().name, first.error().text());
   CW_CHECK(run_on(queue, state, last_resort));
   return {};
 }
 
 Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mode) {
-  withdraw_doorbell(queue, state);
+  withdraw_bypass(queue, state);
   state.started = false;
   if (is_control(queue)) {
     if (!control_queue_) return start_of(state);
@@ -225,10 +222,11 @@ Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mod
     control_queue_.reset();
     return position;
   }
-  auto stopped = slots_[state.slot].device->stop_queue(queue, mode);
+  if (state.relay) return stop_relay(state, mode);
+  auto stopped = device_of(state).stop_queue(state.bound.queue, mode);
   if (stopped) return *stopped;
-  log::warn("port {} queue {}: no position from device {}: {}", name(), number(queue),
-            slots_[state.slot].device->info().name, stopped.error().text());
+  log::warn("port {} queue {}: no position from device {}: {}", name(), number(queue), device_of(state).info().name,
+            stopped.error().text());
   return recover_state(queue, state);
 }
 

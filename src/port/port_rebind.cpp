@@ -8,7 +8,7 @@
 
 namespace causeway::port {
 
-Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path*/) {
+Result<void> Port::rebind(QueueIndex queue, std::string_view device, RebindWish wish) {
   auto found = find(queue);
   if (!found) return fail(Errc::not_found, std::move(found).error().what);
   Queue& state = **found;
@@ -22,24 +22,66 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, Path /*path
     return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
   }
   if (!target->is_usable()) return fail(Errc::not_supported, target->why_not());
-  const auto to = static_cast<std::size_t>(target - slots_.begin());
-  if (!has_queue(to, queue)) {
-    return fail(Errc::invalid_value,
-                fmt::format("device '{}' has only {} queues", device, target->device->info().queues));
-  }
-  if (state.started && to != state.slot) {
+  const Binding to{.slot = static_cast<std::size_t>(target - slots_.begin()),
+                   .queue = wish.device_queue.value_or(queue),
+                   .path = wish.path};
+  CW_CHECK(check_place(queue, to));
+  if (state.started && (!to.has_same_place(state.bound) || to.path.value_or(path_of(state)) != path_of(state))) {
     CW_CHECK(move(queue, state, to));
     ++rebinds_;
   }
-  state.slot = to;
-  state.preferred = to;
+  state.bound = to;
+  state.wanted = to;
   save();
   return {};
 }
 
+/// Whether the operator may name it.
+Result<void> Port::check_place(QueueIndex queue, const Binding& to) const {
+  const vdpa::DeviceInfo& device = slots_[to.slot].device->info();
+  if (!has_queue(to.slot, to.queue)) {
+    return fail(Errc::invalid_value, fmt::format("device '{}' has only {} queues", device.name, device.queues));
+  }
+  if (number(to.queue) % device.queues_per_unit != number(queue) % device.queues_per_unit) {
+    return fail(Errc::invalid_value, fmt::format("queue {} of device '{}' is of the other direction than queue {}",
+                                                 number(to.queue), device.name, number(queue)));
+  }
+  if (to.slot + 1 == slots_.size() && to.queue != queue) {
+    return fail(Errc::invalid_value, fmt::format("device '{}' is the last, which takes over for all the others: there "
+                                                 "each queue has its own number",
+                                                 device.name));
+  }
+  if (is_free(to, queue)) return {};
+  return fail(Errc::busy, fmt::format("queue {} of device '{}' belongs to another queue of the port, which must be "
+                                      "bound elsewhere first",
+                                      number(to.queue), device.name));
+}
+
+Result<bool> Port::borrow(QueueIndex queue) {
+  CW_TRY(Queue * state, find(queue));
+  if (!state->started || state->failed) return fail(Errc::gone, fmt::format("queue {} does not run", number(queue)));
+  if (is_on_last(*state)) return false;
+  const vdpa::DeviceInfo& device = device_of(*state).info();
+  if (!device.can.reports_state && config_.relay_worker == nullptr) {
+    return fail(Errc::not_supported, fmt::format("queue {}: device '{}' could not go on with it, since it has no ring "
+                                                 "state; rebind the queue for as long as it is needed",
+                                                 number(queue), device.name));
+  }
+  CW_CHECK(move(queue, *state, last_binding(queue)));
+  return true;
+}
+
+Result<void> Port::give_back(QueueIndex queue) {
+  CW_TRY(Queue * state, find(queue));
+  const Binding to = choose_binding(queue);
+  if (state->started && !state->failed && !to.has_same_place(state->bound)) return move(queue, *state, to);
+  if (!state->started) state->bound = to;
+  return {};
+}
+
 /// Moves a queue that runs.
-Result<void> Port::move(QueueIndex queue, Queue& state, std::size_t to) {
-  const std::size_t from = state.slot;
+Result<void> Port::move(QueueIndex queue, Queue& state, Binding to) {
+  const Binding from = state.bound;
   // One that has failed is still the old Device's; on the new one it has another try.
   auto position = halt(queue, state, vdpa::StopMode::leave);
   if (!position) {
@@ -50,24 +92,23 @@ Result<void> Port::move(QueueIndex queue, Queue& state, std::size_t to) {
   state.start = std::move(*position);
   auto moved = run_on(queue, state, to);
   if (moved) return {};
-  if (auto kept = run_anywhere(queue, state, slots_.size() - 1, from); !kept) {
+  if (auto kept = run_anywhere(queue, state, last_binding(queue), from); !kept) {
     state.started = true;
     fail_queue(queue, kept.error());
   }
   return fail(std::move(moved).error().context(
-      fmt::format("queue {} stays on device '{}'", number(queue), slots_[state.slot].device->info().name)));
+      fmt::format("queue {} stays on device '{}'", number(queue), device_of(state).info().name)));
 }
 
-void Port::on_queue_failed(std::size_t slot, QueueIndex queue, const Error& reason) {
-  if (number(queue) >= queues_.size()) return;
+void Port::on_queue_failed(std::size_t slot, QueueIndex device_queue, const Error& reason) {
   // The news may be older than a rebind: then the new Device will find the fault by itself.
-  const Queue& state = queues_[number(queue)];
-  if (state.started && !state.failed && state.slot == slot) fail_queue(queue, reason);
+  const Queue* const state = find_bound(slot, device_queue);
+  if (state != nullptr && !state->failed) fail_queue(index_of(*state), reason);
 }
 
 void Port::fail_queue(QueueIndex queue, const Error& reason) {
   Queue& state = queues_[number(queue)];
-  withdraw_doorbell(queue, state);
+  withdraw_bypass(queue, state);
   state.failed = true;
   status_ = status_ | Status::needs_reset;
   if (state.err) state.err->signal();

@@ -62,9 +62,12 @@ QueueRecord Port::record_of(QueueIndex queue) const {
                      .place = {},
                      .started = state.started,
                      .enabled = state.enabled,
-                     .device = slots_[state.slot].device->info().name,
+                     .device = device_of(state).info().name,
                      .start = state.start,
-                     .preferred = slots_[state.preferred].device->info().name};
+                     .preferred = slots_[state.wanted.slot].device->info().name,
+                     .device_queue = number(state.bound.queue),
+                     .preferred_queue = number(state.wanted.queue),
+                     .path = state.wanted.path};
   if (!state.size || !state.addresses) return record;
   const auto ring = ring_of(queue, state);
   if (!ring) return record;
@@ -126,19 +129,21 @@ Result<void> Port::check_offer(const PortRecord& record) const {
 
 void Port::bind_as(const PortRecord& record) {
   for (std::size_t i = 0; i < std::min<std::size_t>(info().queues, record.queues.size()); ++i) {
-    const auto find_slot = [&](const std::string& device) -> std::optional<std::size_t> {
+    const QueueRecord& queue = record.queues[i];
+    const auto find_place = [&](const std::string& device, std::uint16_t number) -> std::optional<Binding> {
       const auto found =
           std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
-      if (found == slots_.end() || i >= found->device->info().queues) return std::nullopt;
-      return static_cast<std::size_t>(found - slots_.begin());
+      if (found == slots_.end() || number >= found->device->info().queues) return std::nullopt;
+      const auto slot = static_cast<std::size_t>(found - slots_.begin());
+      if (slot + 1 == slots_.size() && number != i) return std::nullopt;  // it has become the last one since
+      return Binding{.slot = slot, .queue = QueueIndex{number}, .path = queue.path};
     };
-    if (const auto preferred = find_slot(record.queues[i].preferred)) queues_[i].preferred = *preferred;
-    if (const auto bound = find_slot(record.queues[i].device)) {
-      queues_[i].slot = *bound;
+    if (const auto wanted = find_place(queue.preferred, queue.preferred_queue)) queues_[i].wanted = *wanted;
+    if (const auto bound = find_place(queue.device, queue.device_queue)) {
+      queues_[i].bound = *bound;
       continue;
     }
-    log::warn("port {} queue {}: device '{}', to which it was bound, is no longer there", name(), i,
-              record.queues[i].device);
+    log::warn("port {} queue {}: device '{}', to which it was bound, is no longer there", name(), i, queue.device);
   }
   rebinds_ = record.rebinds;
 }

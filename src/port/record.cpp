@@ -16,6 +16,7 @@ constexpr std::uint32_t kMagic = 0x54505743;  // "CWPT"
 constexpr std::size_t kHead = 16;             // magic, format, length of what follows, checksum
 constexpr std::uint32_t kFirst = std::to_underlying(RecordFormat::first);
 constexpr std::uint32_t kSecond = std::to_underlying(RecordFormat::second);
+constexpr std::uint32_t kThird = std::to_underlying(RecordFormat::third);
 constexpr std::uint32_t kCurrent = std::to_underlying(RecordFormat::current);
 
 /// Of the head without its last field, and of what follows.
@@ -93,6 +94,13 @@ void write_body(ParcelWriter& to, const PortRecord& record, RecordFormat format)
   if (record.mtu) to.number(*record.mtu);
   if (format == RecordFormat::second) return;
   for (const QueueRecord& queue : record.queues) to.text(queue.preferred);
+  if (format == RecordFormat::third) return;
+  for (const QueueRecord& queue : record.queues) {
+    to.number(queue.device_queue);
+    to.number(queue.preferred_queue);
+    to.flag(queue.path.has_value());
+    if (queue.path) to.flag(*queue.path == Path::relay);
+  }
 }
 
 // --- Reading --------------------------------------------------------------------------------------------------------
@@ -181,7 +189,10 @@ PortRecord read_body(ParcelReader& from, std::uint32_t format) {
     insert_in_order(from, record.control, topic, from.bytes());
   }
   read(from, record.rebinds);
-  for (QueueRecord& queue : record.queues) queue.preferred = queue.device;
+  for (std::size_t i = 0; i < record.queues.size(); ++i) {
+    record.queues[i].preferred = record.queues[i].device;
+    record.queues[i].device_queue = record.queues[i].preferred_queue = static_cast<std::uint16_t>(i);
+  }
   if (format == kFirst) return record;
   const auto written = from.count(sizeof(std::uint32_t) + 1);
   for (std::uint32_t i = 0; i < written; ++i) {
@@ -191,6 +202,12 @@ PortRecord read_body(ParcelReader& from, std::uint32_t format) {
   if (from.flag()) record.mtu = from.number<std::uint16_t>();
   if (format == kSecond) return record;
   for (QueueRecord& queue : record.queues) queue.preferred = from.text();
+  if (format == kThird) return record;
+  for (QueueRecord& queue : record.queues) {
+    read(from, queue.device_queue);
+    read(from, queue.preferred_queue);
+    if (from.flag()) queue.path = from.flag() ? Path::relay : Path::direct;
+  }
   return record;
 }
 

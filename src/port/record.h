@@ -5,6 +5,7 @@
 #include "base/parcel.h"
 #include "base/result.h"
 #include "memory/memory_map.h"
+#include "port/path.h"
 #include "vdpa/device.h"
 #include "virtio/ring.h"
 
@@ -58,6 +59,9 @@ struct QueueRecord {
   std::string device;                                      ///< the binding
   std::optional<virtio::QueueState> start = std::nullopt;  ///< where it was to resume when it started last
   std::string preferred;                                   ///< the binding that is wanted
+  std::uint16_t device_queue = 0;                          ///< the number that `device` knows it by
+  std::uint16_t preferred_queue = 0;                       ///< the same of `preferred`
+  std::optional<Path> path = std::nullopt;                 ///< the one that is wanted
   bool operator==(const QueueRecord&) const = default;
 };
 
@@ -79,9 +83,10 @@ struct PortRecord {
   bool has_driver() const;
 };
 
-/// Formats of a record in bytes: 3 is written; 2 knows nothing of preferred bindings, which are then those that are
-/// there, and 1 nothing of `config` and `mtu` either. They are written for a release that knows no other.
-enum class RecordFormat : std::uint32_t { first = 1, second = 2, current = 3 };
+/// Formats of a record in bytes: 4 is written; 3 knows of a Device's queues only those of the guest's numbers, and
+/// nothing of paths; 2 nothing of preferred bindings, which are then those that are there, and 1 nothing of `config`
+/// and `mtu` either. They are written for a release that knows no other.
+enum class RecordFormat : std::uint32_t { first = 1, second = 2, third = 3, current = 4 };
 
 /// A head (magic, format, length, checksum), then the values.
 std::vector<std::byte> encode(const PortRecord& record, RecordFormat format = RecordFormat::current);

@@ -13,7 +13,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace causeway;
   if (size == 0) return 0;
-  const auto format = static_cast<port::RecordFormat>(1U + data[0] % 3U);
+  const auto format = static_cast<port::RecordFormat>(1U + data[0] % 4U);
   const auto body = std::as_bytes(std::span(data + 1, size - 1));
   ParcelWriter head;
   head.number(std::uint32_t{0x54505743});

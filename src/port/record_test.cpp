@@ -40,8 +40,12 @@ PortRecord full_record() {
        .device = "soft",
        .start =
            virtio::QueueState{.avail = 0x8005, .used = 0x8003, .in_flight = {{.id = 3, .descriptors = {{1, 2, 3, 4}}}}},
-       .preferred = "nic"});
-  record.queues.push_back({.size = 0, .addresses = {}, .place = {}, .device = "other", .preferred = {}});
+       .preferred = "nic",
+       .device_queue = 4,
+       .preferred_queue = 6,
+       .path = Path::relay});
+  record.queues.push_back(
+      {.size = 0, .addresses = {}, .place = {}, .device = "other", .preferred = {}, .path = Path::direct});
   return record;
 }
 
@@ -58,8 +62,15 @@ TEST(PortRecord, IsReadAsItWasWritten) {
 
 TEST(PortRecord, InAnOlderFormatKnowsNothingOfWhatCameLater) {
   PortRecord expected = full_record();
-  for (QueueRecord& queue : expected.queues) queue.preferred = queue.device;
-  for (const auto format : {RecordFormat::second, RecordFormat::first}) {
+  for (std::size_t i = 0; i < expected.queues.size(); ++i) {
+    QueueRecord& queue = expected.queues[i];
+    queue.device_queue = queue.preferred_queue = static_cast<std::uint16_t>(i);
+    queue.path.reset();
+  }
+  for (const auto format : {RecordFormat::third, RecordFormat::second, RecordFormat::first}) {
+    if (format == RecordFormat::second) {
+      for (QueueRecord& queue : expected.queues) queue.preferred = queue.device;
+    }
     if (format == RecordFormat::first) {
       expected.config.clear();
       expected.mtu.reset();
@@ -122,7 +133,7 @@ TEST(PortRecord, SaysWhyItIsRefused) {
   EXPECT_EQ(reason(bytes), "its checksum is wrong: it was changed or damaged");
   bytes.front() ^= std::byte{1};
   EXPECT_EQ(reason(bytes), "it is no record of a port");
-  EXPECT_EQ(reason(encode(full_record(), RecordFormat{9})), "it is of format 9; this release knows 1 to 3");
+  EXPECT_EQ(reason(encode(full_record(), RecordFormat{9})), "it is of format 9; this release knows 1 to 4");
 }
 
 TEST(PortRecord, WhoseChecksumIsRightMustStillMakeSense) {

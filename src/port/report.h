@@ -2,6 +2,7 @@
 #pragma once
 
 #include "port/driver_side.h"
+#include "port/path.h"
 #include "vdpa/device.h"
 
 #include <cstddef>
@@ -12,12 +13,6 @@
 
 namespace causeway::port {
 
-/// By which way a Device works a queue. Value type.
-enum class Path : std::uint8_t {
-  direct,  ///< the Device touches the guest's ring itself
-};
-std::string_view name_of(Path path);
-
 /// Value type.
 struct QueueReport {
   std::uint16_t index;
@@ -27,14 +22,16 @@ struct QueueReport {
   bool enabled;
   bool failed;
   std::string device;
+  std::uint16_t device_queue;  ///< the Device's number of it
   Path path;
   Doorbell doorbell;
   std::uint32_t run_again;  ///< requests that were in flight when its last back-end died, and were run again
-  std::vector<vdpa::Counter> counters;
+  std::vector<vdpa::Counter> counters;  ///< of that Device
+  std::vector<vdpa::Counter> totals;    ///< sums over all Devices: they never go back when the queue moves
 };
 
-/// A Device that cannot work any queue now. Value type.
-struct UnusableDevice {
+/// What is to be said of a Device. Value type.
+struct DeviceRemark {
   std::string name;
   std::string reason;
 };
@@ -53,7 +50,8 @@ struct PortReport {
   /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.
   std::vector<std::string> differences;
   std::vector<std::string> devices;
-  std::vector<UnusableDevice> unusable;
+  std::vector<DeviceRemark> unusable;   ///< Devices that cannot work any queue now
+  std::vector<DeviceRemark> uncounted;  ///< Devices that do not say what they have moved
   std::vector<QueueReport> queues;
 };
 

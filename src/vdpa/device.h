@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,7 +43,9 @@ constexpr bool has(Status status, Status bit) {
 struct DeviceInfo {
   std::string name;  ///< unique on its port: "soft", "nic0"
   virtio::DeviceType type;
-  FeatureSet features;            ///< offered
+  FeatureSet features;  ///< offered
+  /// Of those: true of the guest's device only if no other Device works its queues.
+  FeatureSet features_alone{};    // NOLINT(readability-redundant-member-init): may be left out of an initializer
   std::uint16_t queues;           ///< virtqueues, the control queue not among them
   std::uint16_t queues_per_unit;  ///< what "number of queues" counts for this type: 2 for net (a pair), else 1
   std::uint32_t largest_ring;     ///< entries
@@ -85,6 +88,10 @@ struct ControlReply {
   std::uint64_t topic = 0;
   /// The command brings its topic back to the state after reset, so nothing of the topic need be replayed.
   bool is_default = false;
+  /// The command only asks: no other Device need hear of it, and there is nothing to remember.
+  bool is_query = false;
+  /// What follows the ack for the driver; no more of it than the driver has room for.
+  std::vector<std::byte> data = {};  // NOLINT(readability-redundant-member-init): likewise
 };
 
 /// Counters of a queue, by name, for people and metrics.
@@ -108,6 +115,8 @@ class DeviceObserver {
   virtual void device_back() {}
   /// notify_area of a running queue has another answer than before. Called from the loop, not from within a call.
   virtual void notify_area_changed(QueueIndex /*queue*/) {}
+  /// The same for vfio_group.
+  virtual void vfio_group_changed(QueueIndex /*queue*/) {}
 };
 
 /// Processes virtqueues. All members are called on the control thread; none waits for the driver.
@@ -164,11 +173,21 @@ class Device {
 
   /// The queue's doorbell, where there is one.
   virtual std::optional<NotifyArea> notify_area(QueueIndex /*queue*/) const { return std::nullopt; }
+  /// The VFIO group of the function that interrupts for a running queue, lent until the queue stops or the answer
+  /// changes; nullptr: there is none, or none to give away. Who has it can do everything with the functions of the
+  /// group. Spec: Linux Documentation/driver-api/vfio.rst.
+  virtual const OwnedFd* vfio_group(QueueIndex /*queue*/) const { return nullptr; }
   /// Which queue is the control virtqueue once `features` are negotiated; the Port reads it and calls `control`.
   virtual std::optional<QueueIndex> control_queue(FeatureSet /*features*/) const { return std::nullopt; }
   /// Carries out one command of the control virtqueue: class, command and data as the driver sent them.
   virtual ControlReply control(std::span<const std::byte> command) = 0;
+  /// Of a queue, whether it runs or not; they never go back, whatever becomes of the queue or the Device.
   virtual std::vector<Counter> counters(QueueIndex queue) const = 0;
+  /// Fetches what `counters` says from where the Device does its work, where that takes time, and keeps `token` until
+  /// it has; how long that may be is for whoever waits for the token's end to say.
+  virtual void refresh_counters(const std::shared_ptr<void>& /*token*/) {}
+  /// Why `counters` says nothing of packets or requests; empty when it does.
+  virtual std::string why_uncounted() const { return {}; }
   /// Sends an announcement (RARP) for `mac` where the device is connected, after a migration. Net only.
   virtual Result<void> announce(std::span<const std::byte, 6> /*mac*/) {
     return fail(Errc::not_supported, info().name + " is no network device");

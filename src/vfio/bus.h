@@ -64,6 +64,17 @@ struct RegionFile {
   std::uint64_t size;
 };
 
+/// One access to a register, of 1, 2, 4 or 8 bytes. Value type.
+struct Access {
+  RegionIndex region;
+  std::uint64_t offset;
+  bool is_write;
+  std::uint8_t size;
+  std::array<std::byte, 8> value;  ///< what is written, or where what was read lies then
+
+  std::span<std::byte> bytes() { return std::span(value).first(size); }
+};
+
 /// What a function tells its user by itself. Called on the control thread, never from within a call of the user's.
 class BusObserver {
  public:
@@ -87,8 +98,22 @@ class Bus {
   /// cares. Errc::invalid_value: the range is not in the region, or cannot be read or written.
   virtual Result<void> read(RegionIndex region, std::uint64_t offset, std::span<std::byte> to) = 0;
   virtual Result<void> write(RegionIndex region, std::uint64_t offset, std::span<const std::byte> from) = 0;
+  /// Does these in their order, each as `read` and `write` do. The first that fails is told of; those behind it may
+  /// have been done all the same: where a function is reached by messages, several are under way at a time, so that
+  /// many accesses take as long as one.
+  virtual Result<void> access(std::span<Access> accesses) {
+    for (Access& each : accesses) {
+      CW_CHECK(each.is_write ? write(each.region, each.offset, each.bytes())
+                             : read(each.region, each.offset, each.bytes()));
+    }
+    return {};
+  }
   /// Nothing when those bytes may not be mapped. The descriptor stays the Bus's, and open as long as that lives.
   virtual std::optional<RegionFile> file_of(RegionIndex region, Area area) const = 0;
+
+  /// The VFIO group that the kernel has put the function in; nullptr: there is none, or not any more. The descriptor
+  /// stays the Bus's. Whoever has it can open the function too.
+  virtual const OwnedFd* group() const { return nullptr; }
 
   /// Lets the function reach the region's memory at its IOVA. Errc::invalid_value: the IOVA is not usable, overlaps, or
   /// is not aligned to pages; Errc::system: the memory cannot be pinned (the text says which limit).

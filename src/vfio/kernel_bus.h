@@ -41,6 +41,8 @@ class KernelBus final : public Bus {
   Result<void> write(RegionIndex region, std::uint64_t offset, std::span<const std::byte> from) override;
   std::optional<RegionFile> file_of(RegionIndex region, Area area) const override;
 
+  const OwnedFd* group() const override { return group_ ? &*group_ : nullptr; }
+
   Result<void> dma_map(const memory::Region& region) override;
   Result<void> dma_unmap(const memory::Region& region) override;
 

@@ -63,19 +63,37 @@ Result<Message> Client::ask(Command command, std::span<const std::byte> body, Fd
   if (!socket_) return gone();
   const std::uint16_t id = next_id_++;
   const wire::Header header{.id = id, .command = std::to_underlying(command), .size = 0, .flags = 0, .error = 0};
-  if (auto sent = send(*socket_, header, body, fds); !sent) {
-    Error error = std::move(sent).error().context(name_of(command));
-    if (error.sys_errno == EPIPE || error.sys_errno == ECONNRESET) error.code = Errc::gone;
-    return lost(std::move(error));
-  }
-  auto reply = await_reply(command, id);
-  if (!reply) return lost(std::move(reply).error().context(name_of(command)));
-  if ((reply->header.flags & wire::kError) == 0) return reply;
-  const int error = static_cast<int>(reply->header.error);
-  return fail(system_error(fmt::format("{}: the server refuses", name_of(command)), error == 0 ? EIO : error));
+  Bytes bytes;
+  append(bytes, header, body);
+  CW_CHECK(post(command, bytes, fds));
+  CW_TRY(auto reply, await_reply(command, id));
+  CW_CHECK(verdict(reply));
+  return reply;
+}
+
+/// Sends whole messages; the command is for errors.
+Result<void> Client::post(Command command, std::span<const std::byte> bytes, Fds fds) {
+  auto sent = socket_->send(bytes, fds);
+  if (sent) return {};
+  Error error = std::move(sent).error().context(name_of(command));
+  if (error.sys_errno == EPIPE || error.sys_errno == ECONNRESET) error.code = Errc::gone;
+  return lost(std::move(error));
+}
+
+/// What the server says of the request.
+Result<void> Client::verdict(const Message& reply) {
+  if ((reply.header.flags & wire::kError) == 0) return {};
+  const int error = static_cast<int>(reply.header.error);
+  return fail(system_error(fmt::format("{}: the server refuses", name_of(reply.command())), error == 0 ? EIO : error));
 }
 
 Result<Message> Client::await_reply(Command command, std::uint16_t id) {
+  auto reply = receive_reply(command, id);
+  if (reply) return reply;
+  return lost(std::move(reply).error().context(name_of(command)));
+}
+
+Result<Message> Client::receive_reply(Command command, std::uint16_t id) {
   const auto deadline = Clock::now() + config_.patience;
   for (;;) {
     CW_TRY(auto message, inbox_.read(*socket_));

@@ -24,9 +24,10 @@ struct ClientConfig {
   std::chrono::milliseconds patience{5000};  ///< for each reply
 };
 
-/// Each request waits for its reply. A server that closes the connection, breaks the protocol or does not answer in
-/// time is gone for good: the connection is closed, the observer told, later calls fail with Errc::gone. Between
-/// requests it answers the server's own (DMA_READ, DMA_WRITE). Thread: control.
+/// Each request waits for its reply, and several accesses for their replies together. A server that closes the
+/// connection, breaks the protocol or does not answer in time is gone for good: the connection is closed, the observer
+/// told, later calls fail with Errc::gone. Between requests it answers the server's own (DMA_READ, DMA_WRITE). Thread:
+/// control.
 class Client final : public vfio::Bus {
  public:
   /// Connects and learns what the function is. Errc::gone: nobody is there, or it left; Errc::not_supported: it speaks
@@ -42,6 +43,7 @@ class Client final : public vfio::Bus {
   void set_observer(vfio::BusObserver* observer) override { observer_ = observer; }
   Result<void> read(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> to) override;
   Result<void> write(vfio::RegionIndex region, std::uint64_t offset, std::span<const std::byte> from) override;
+  Result<void> access(std::span<vfio::Access> accesses) override;
   std::optional<vfio::RegionFile> file_of(vfio::RegionIndex region, vfio::Area area) const override;
   Result<void> dma_map(const memory::Region& region) override;
   Result<void> dma_unmap(const memory::Region& region) override;
@@ -61,7 +63,10 @@ class Client final : public vfio::Bus {
 
   // client.cpp: messages
   Result<Message> ask(Command command, std::span<const std::byte> body, Fds fds = {});
+  Result<void> post(Command command, std::span<const std::byte> bytes, Fds fds);
+  static Result<void> verdict(const Message& reply);
   Result<Message> await_reply(Command command, std::uint16_t id);
+  Result<Message> receive_reply(Command command, std::uint16_t id);
   Result<void> wait_readable(Clock::time_point deadline) const;
   Result<void> serve(const Message& command);
   Result<Bytes> answer(const Message& command) const;
@@ -74,6 +79,8 @@ class Client final : public vfio::Bus {
   Result<void> learn();
   Result<void> learn_region(vfio::RegionIndex index);
   Result<void> check(const vfio::RegionInfo& region, std::uint64_t offset, std::size_t size, bool permitted) const;
+  Result<void> pipeline(std::span<vfio::Access> accesses);
+  Result<void> take(const Message& reply, std::span<std::byte> to);
   Result<void> tell(Command command, std::span<const std::byte> body, Fds fds = {});
   Result<void> set_irqs(std::uint32_t data, std::uint32_t start, std::uint32_t count, Fds fds = {});
 

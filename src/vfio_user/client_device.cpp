@@ -18,6 +18,14 @@ Bytes payload(const T& value) {
   return bytes;
 }
 
+/// Requests that are sent before a reply is waited for: so few that a server that does the same finds room for all its
+/// replies in the socket.
+constexpr std::size_t kUnderWay = 32;
+
+Command command_of(const vfio::Access& access) {
+  return access.is_write ? Command::region_write : Command::region_read;
+}
+
 }  // namespace
 
 Result<void> Client::learn() {
@@ -78,6 +86,11 @@ Result<void> Client::read(vfio::RegionIndex region, std::uint64_t offset, std::s
                                   .region = static_cast<std::uint32_t>(vfio::number(region)),
                                   .count = static_cast<std::uint32_t>(to.size())};
   CW_TRY(const auto reply, ask(Command::region_read, payload(access)));
+  return take(reply, to);
+}
+
+/// What a REGION_READ has brought.
+Result<void> Client::take(const Message& reply, std::span<std::byte> to) {
   CW_TRY(const auto done, reply.head<wire::RegionAccess>());
   const auto data = reply.tail(sizeof done);
   if (data.size() != to.size()) {
@@ -86,6 +99,47 @@ Result<void> Client::read(vfio::RegionIndex region, std::uint64_t offset, std::s
   }
   std::ranges::copy(data, to.begin());
   return {};
+}
+
+Result<void> Client::access(std::span<vfio::Access> accesses) {
+  for (const vfio::Access& each : accesses) {
+    const vfio::RegionInfo& region = info_.region(each.region);
+    CW_CHECK(check(region, each.offset, each.size, each.is_write ? region.writable : region.readable));
+  }
+  while (!accesses.empty()) {
+    const auto some = accesses.first(std::min(accesses.size(), kUnderWay));
+    CW_CHECK(pipeline(some));
+    accesses = accesses.subspan(some.size());
+  }
+  return {};
+}
+
+/// Sends them all at once and waits for all replies: servers answer in the order in which they are asked, and a good
+/// one wakes up once.
+Result<void> Client::pipeline(std::span<vfio::Access> accesses) {
+  if (!socket_) return gone();
+  const std::uint16_t first_id = next_id_;
+  Bytes bytes;
+  for (vfio::Access& each : accesses) {
+    Bytes body = payload(wire::RegionAccess{
+        .offset = each.offset, .region = static_cast<std::uint32_t>(vfio::number(each.region)), .count = each.size});
+    if (each.is_write) body.insert(body.end(), each.bytes().begin(), each.bytes().end());
+    const wire::Header header{
+        .id = next_id_++, .command = std::to_underlying(command_of(each)), .size = 0, .flags = 0, .error = 0};
+    append(bytes, header, body);
+  }
+  CW_CHECK(post(command_of(accesses.front()), bytes, {}));
+  // One that was refused leaves the others' replies to be taken off the socket.
+  Result<void> outcome;
+  std::uint16_t id = first_id;
+  for (vfio::Access& each : accesses) {
+    CW_TRY(const auto reply, await_reply(command_of(each), id++));
+    auto done = verdict(reply);
+    if (done && !each.is_write) done = take(reply, each.bytes());
+    if (!socket_) return done;
+    if (!done && outcome) outcome = std::move(done);
+  }
+  return outcome;
 }
 
 Result<void> Client::write(vfio::RegionIndex region, std::uint64_t offset, std::span<const std::byte> from) {

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <optional>
+#include <vector>
 
 namespace causeway::vfio_user::testing {
 namespace {
@@ -40,6 +42,45 @@ TEST_F(ClientServer, ReadsAndWritesRegisters) {
   std::array<std::byte, 4> back{};
   ASSERT_TRUE(client->read(RegionIndex::bar0, 252, back));
   EXPECT_EQ(back, value);
+}
+
+vfio::Access access_to(std::uint64_t offset, std::optional<std::uint8_t> written = std::nullopt) {
+  return {.region = RegionIndex::bar0,
+          .offset = offset,
+          .is_write = written.has_value(),
+          .size = 1,
+          .value = {std::byte{written.value_or(0)}}};
+}
+
+TEST_F(ClientServer, DoesManyAccessesInTheirOrder) {
+  std::vector<vfio::Access> accesses;
+  for (std::uint8_t i = 0; i < 100; ++i) {
+    accesses.push_back(access_to(7, i));
+    accesses.push_back(access_to(7));
+  }
+  ASSERT_TRUE(client->access(accesses));
+  for (std::size_t i = 0; i < 100; ++i) ASSERT_EQ(accesses[2 * i + 1].value[0], std::byte(i));
+  EXPECT_TRUE(client->access({}));
+}
+
+TEST_F(ClientServer, OneAccessThatIsRefusedLeavesTheConnectionInOrder) {
+  std::array accesses{access_to(7, 1), access_to(0), access_to(7, 2), access_to(7)};
+  accesses[1].region = RegionIndex::bar2;  // the server alone knows that nothing can be read there
+  EXPECT_EQ(client->access(accesses).error().sys_errno, EINVAL);
+  EXPECT_EQ(accesses[3].value[0], std::byte{2});
+  accesses[1] = access_to(256);
+  accesses[0].value[0] = std::byte{9};
+  EXPECT_EQ(client->access(accesses).error().code, Errc::invalid_value);
+  std::array<std::byte, 1> now{};
+  ASSERT_TRUE(client->read(RegionIndex::bar0, 7, now));
+  EXPECT_EQ(now[0], std::byte{2}) << "none of those is done of which one is not in its region";
+}
+
+TEST_F(ClientServer, AccessesOfAServerThatHasLeftFail) {
+  server.disconnect();
+  std::array accesses{access_to(7, 1), access_to(7)};
+  EXPECT_EQ(client->access(accesses).error().code, Errc::gone);
+  EXPECT_EQ(client->access(accesses).error().code, Errc::gone);
 }
 
 TEST_F(ClientServer, RefusesWhatIsOutsideARegion) {

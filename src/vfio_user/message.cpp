@@ -85,13 +85,17 @@ Result<void> Inbox::on_header() {
   return {};
 }
 
+void append(Bytes& to, wire::Header header, std::span<const std::byte> body) {
+  header.size = static_cast<std::uint32_t>(sizeof header + body.size());
+  append(to, header);
+  to.insert(to.end(), body.begin(), body.end());
+}
+
 Result<void> send(const UnixSocket& socket, wire::Header header, std::span<const std::byte> body,
                   std::span<const OwnedFd* const> fds) {
-  header.size = static_cast<std::uint32_t>(sizeof header + body.size());
   Bytes bytes;
-  bytes.reserve(header.size);
-  append(bytes, header);
-  bytes.insert(bytes.end(), body.begin(), body.end());
+  bytes.reserve(sizeof header + body.size());
+  append(bytes, header, body);
   return socket.send(bytes, fds);
 }
 

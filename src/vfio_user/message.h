@@ -75,7 +75,9 @@ class Inbox {
   bool has_header_ = false;
 };
 
-/// Sends a message with `header`, whose size this fills in.
+/// The bytes of a message with `header`, whose size this fills in.
+void append(Bytes& to, wire::Header header, std::span<const std::byte> body);
+/// Sends such a message.
 Result<void> send(const UnixSocket& socket, wire::Header header, std::span<const std::byte> body,
                   std::span<const OwnedFd* const> fds = {});
 

@@ -13,6 +13,9 @@
 namespace causeway::vfio_user {
 namespace {
 
+/// Bytes of a reply that may wait for others.
+constexpr std::size_t kLargestHeldBack = 256;
+
 std::uint32_t errno_of(const Error& error) {
   if (error.sys_errno != 0) return static_cast<std::uint32_t>(error.sys_errno);
   switch (error.code) {
@@ -60,11 +63,11 @@ ServerConnection::~ServerConnection() {
 
 void ServerConnection::on_readable() {
   // A turn of the loop serves a bounded number of messages, so that no client keeps it from others.
-  for (int i = 0; i < 64; ++i) {
-    auto taken = take_message();
-    if (!taken) return end(std::move(taken).error());  // destroys this: nothing may follow
-    if (!*taken) return;
-  }
+  Result<bool> taken = true;
+  for (int i = 0; i < 64 && taken && *taken; ++i) taken = take_message();
+  auto sent = flush();
+  if (!taken) return end(std::move(taken).error());  // destroys this: nothing may follow
+  if (!sent) end(std::move(sent).error());
 }
 
 Result<bool> ServerConnection::take_message() {
@@ -85,9 +88,21 @@ Result<void> ServerConnection::respond(const Message& message, const Result<Repl
   if (!reply) {
     header.flags |= wire::kError;
     header.error = errno_of(reply.error());
-    return send(socket_, header, {});
+    append(outbox_, header, {});
+    return {};
   }
+  if (reply->fd == nullptr && reply->body.size() <= kLargestHeldBack) {
+    append(outbox_, header, reply->body);
+    return {};
+  }
+  CW_CHECK(flush());
   return send(socket_, header, reply->body, std::span(&reply->fd, reply->fd == nullptr ? 0 : 1));
+}
+
+/// A client that has sent several requests need not wake up for each reply.
+Result<void> ServerConnection::flush() {
+  if (outbox_.empty()) return {};
+  return socket_.send(std::exchange(outbox_, {}));
 }
 
 void ServerConnection::end(Error why) {

@@ -21,9 +21,9 @@ namespace causeway::vfio_user {
 /// That a client may have at the same time.
 inline constexpr std::uint32_t kMaxDmaMaps = 4096;
 
-/// Messages are answered in the order in which they come. One that cannot be done is answered with an error and changes
-/// nothing; bytes that are no message end the connection. Destruction takes everything back from the function.
-/// Thread: control.
+/// Messages are answered in the order in which they come; the replies to those that come together are sent together.
+/// One that cannot be done is answered with an error and changes nothing; bytes that are no message end the connection.
+/// Destruction takes everything back from the function. Thread: control.
 class ServerConnection {
  public:
   /// Called once, when the connection has ended by itself; may destroy it.
@@ -53,6 +53,7 @@ class ServerConnection {
   Result<bool> take_message();
   Result<void> respond(const Message& message, const Result<Reply>& reply);
   Result<Reply> handle(Message& message);
+  Result<void> flush();
   void end(Error why);
 
   Result<Reply> on_version(const Message& message);
@@ -77,6 +78,7 @@ class ServerConnection {
   UnixSocket socket_;
   OnEnd on_end_;
   Inbox inbox_;
+  Bytes outbox_;                        // replies that are sent once no more requests are there
   std::optional<Capabilities> theirs_;  // after VERSION
   std::vector<DmaWindow> windows_;
   std::vector<std::optional<EventFd>> vectors_;  // empty: disabled

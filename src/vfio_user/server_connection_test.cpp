@@ -199,6 +199,26 @@ TEST_F(RawClient, ARegionReplyThatDoesNotFitSaysHowMuchItNeeds) {
   EXPECT_EQ(region.cap_offset, 0u);
 }
 
+TEST_F(RawClient, RequestsThatComeTogetherAreAnsweredBeforeWhatIsNoMessage) {
+  greet();
+  Bytes bytes;
+  for (std::uint16_t id = 20; id < 23; ++id) {
+    wire::Header request = header(Command::device_get_info);
+    request.id = id;
+    append(bytes, request,
+           payload(wire::DeviceInfo{.argsz = sizeof(wire::DeviceInfo), .flags = 0, .regions = 0, .irqs = 0}));
+  }
+  append(bytes, wire::Header{.id = 23, .command = 1, .size = 1, .flags = 0, .error = 0});
+  ASSERT_TRUE(server.client->send(bytes));
+  for (std::uint16_t id = 20; id < 23; ++id) {
+    const auto reply = hear();
+    ASSERT_TRUE(reply);
+    EXPECT_EQ(reply->header.id, id);
+    EXPECT_EQ(reply->header.flags, wire::kReply);
+  }
+  EXPECT_FALSE(hear());
+}
+
 TEST_F(RawClient, NoReplyWhereNoneIsWanted) {
   greet();
   ASSERT_TRUE(send(*server.client, header(Command::device_reset, wire::kNoReply), {}));

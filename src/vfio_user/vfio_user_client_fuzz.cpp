@@ -201,6 +201,9 @@ void drive(Loop& loop, Client& client) {
   done(client.read(vfio::RegionIndex::bar0, 8, bytes));
   done(client.write(vfio::RegionIndex::bar0, 252, std::span(bytes).first(4)));
   done(client.read(vfio::RegionIndex::bar2, 0, std::span(bytes).first(1)));
+  std::array<vfio::Access, 4> accesses{};
+  for (std::size_t i = 0; i < accesses.size(); ++i) accesses[i] = {vfio::RegionIndex::bar0, 4 * i, i % 2 == 0, 4, {}};
+  done(client.access(accesses));
   pump();
   done(client.set_vector(1, nullptr));
   done(client.reset());

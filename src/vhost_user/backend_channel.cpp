@@ -30,17 +30,17 @@ void BackendChannel::thaw() {
   send_next();
 }
 
-void BackendChannel::hand_over(ParcelWriter& parcel, std::set<QueueIndex> told) const {
+void BackendChannel::hand_over(ParcelWriter& parcel, Told told) const {
   const auto write = [&parcel](BackendRequest request, QueueIndex queue) {
     parcel.number(static_cast<std::uint32_t>(request));
     parcel.number(virtio::number(queue));
   };
   std::vector<BackendMessage> rest;
   for (const BackendMessage& message : waiting_) {
-    if (!is_doorbell(message)) {
+    if (!is_offer(message.request)) {
       rest.push_back(message);
-    } else if (!message.area) {
-      told.insert(message.queue);
+    } else if (!message.area && !message.group) {
+      told.emplace(message.request, message.queue);
     }
   }
   parcel.descriptor(socket_.fd());
@@ -48,11 +48,11 @@ void BackendChannel::hand_over(ParcelWriter& parcel, std::set<QueueIndex> told) 
   parcel.flag(unanswered_.has_value());
   if (unanswered_) {
     write(unanswered_->request, unanswered_->queue);
-    if (is_doorbell(*unanswered_)) told.insert(unanswered_->queue);
+    if (is_offer(unanswered_->request)) told.emplace(unanswered_->request, unanswered_->queue);
   }
   parcel.bytes(std::span(reply_).first(filled_));
   parcel.number(static_cast<std::uint32_t>(told.size() + rest.size()));
-  for (const QueueIndex queue : told) write(BackendRequest::vring_host_notifier_msg, queue);
+  for (const auto& [request, queue] : told) write(request, queue);
   for (const BackendMessage& message : rest) write(message.request, message.queue);
 }
 
@@ -93,9 +93,9 @@ void BackendChannel::drop(QueueIndex queue) {
   });
 }
 
-bool BackendChannel::cancel_offer(QueueIndex queue) {
-  return std::erase_if(waiting_, [queue](const BackendMessage& message) {
-           return is_doorbell(message) && message.queue == queue && message.area;
+bool BackendChannel::cancel_offer(BackendRequest request, QueueIndex queue) {
+  return std::erase_if(waiting_, [request, queue](const BackendMessage& message) {
+           return message.request == request && message.queue == queue && (message.area || message.group);
          }) != 0;
 }
 
@@ -110,6 +110,8 @@ void BackendChannel::send_next() {
     waiting_.pop_front();
     const Outgoing out = encode(message, acknowledged_);
     if (acknowledged_) unanswered_ = message;
+    // A front-end that does not answer must not keep a group from being closed here.
+    if (unanswered_) unanswered_->group.reset();
     if (auto sent = socket_.send(out.bytes, out.fds); !sent) {
       close(fmt::format("{}: {}", spec_of(message.request).name, sent.error().text()));
     } else if (!acknowledged_ && is_doorbell(message)) {

@@ -14,15 +14,18 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace causeway::vhost_user {
 
 /// Sends messages in order and never waits for their replies: with REPLY_ACK one is on its way at a time, and equal
 /// ones that wait behind it become one. So at most one message of each kind and queue is held; of doorbells two, one
-/// withdrawn and the next. When the front-end closes the channel or breaks its rules, the channel says so once and is
-/// silent from then on. Thread: control.
+/// withdrawn and the next, and so of VFIO groups. When the front-end closes the channel or breaks its rules, the
+/// channel says so once and is silent from then on. Thread: control.
 class BackendChannel {
  public:
+  /// What has been offered for which queue.
+  using Told = std::set<std::pair<BackendRequest, QueueIndex>>;
   /// Told when a doorbell's message has been answered, or sent where no answers come: whether it was accepted.
   using OnDoorbell = std::function<void(const BackendMessage& message, bool accepted)>;
 
@@ -31,10 +34,10 @@ class BackendChannel {
   BackendChannel(const BackendChannel&) = delete;
   BackendChannel& operator=(const BackendChannel&) = delete;
 
-  /// Writes what the channel is, for another process; it must say nothing more here unless that fails. Doorbells are
-  /// this process's: those that the front-end may have, `told`, are to be withdrawn by the other one, and none is
+  /// Writes what the channel is, for another process; it must say nothing more here unless that fails. What is offered
+  /// is this process's: what the front-end may have of it, `told`, is to be withdrawn by the other one, and none is
   /// offered.
-  void hand_over(ParcelWriter& parcel, std::set<QueueIndex> told) const;
+  void hand_over(ParcelWriter& parcel, Told told) const;
   /// The channel of another process.
   static Result<std::unique_ptr<BackendChannel>> take_over(Loop& loop, PortLog& log, OnDoorbell on_doorbell,
                                                            ParcelReader& parcel);
@@ -45,8 +48,8 @@ class BackendChannel {
   void send(BackendMessage message);
   /// Forgets what waits to be sent about `queue`, which has stopped.
   void drop(QueueIndex queue);
-  /// Forgets the doorbell of `queue` that waits to be offered; false when none does.
-  bool cancel_offer(QueueIndex queue);
+  /// Forgets what waits to be offered for `queue` by such a message; false when nothing does.
+  bool cancel_offer(BackendRequest request, QueueIndex queue);
   /// True when a message about the doorbell of `queue` waits to be sent.
   bool has_waiting_doorbell(QueueIndex queue) const;
   bool is_open() const { return is_open_; }

@@ -97,6 +97,14 @@ Outgoing encode(const BackendMessage& message, bool need_reply) {
                   request, flags,
                   wire::VringArea{.queue = queue, .size = message.area->size, .offset = message.area->offset}),
               .fds = {message.area->fd.get()}};
+    case BackendRequest::vring_vfio_group_msg: {
+      Outgoing out{
+          .bytes = frame_with(request, flags,
+                              wire::VringGroup{.queue = queue, .flags = message.group ? wire::kVringGroupComes : 0}),
+          .fds = {}};
+      if (message.group) out.fds.push_back(message.group.get());
+      return out;
+    }
     default:
       return {.bytes = frame_with(request, flags, wire::VringState{.index = queue, .number = 0}), .fds = {}};
   }

@@ -76,10 +76,16 @@ struct BackendMessage {
   BackendRequest request;                           ///< one that the table says is handled
   QueueIndex queue{0};                              ///< of all but config_change_msg
   std::optional<DoorbellArea> area = std::nullopt;  ///< of vring_host_notifier_msg; absent: the doorbell is withdrawn
+  std::shared_ptr<const OwnedFd> group = nullptr;   ///< of vring_vfio_group_msg; absent: the group is withdrawn
   bool operator==(const BackendMessage&) const = default;
 };
+/// True of a message that offers a descriptor for a queue, or withdraws it: a later one takes its place.
+constexpr bool is_offer(BackendRequest request) {
+  return request == BackendRequest::vring_host_notifier_msg || request == BackendRequest::vring_vfio_group_msg;
+}
 /// Errc::peer_violation: the message breaks a rule of its own, or does not exist; Errc::not_supported: we do not handle
-/// it; Errc::invalid_value: a vring_host_notifier_msg that says nonsense. The text names the message.
+/// it; Errc::invalid_value: a vring_host_notifier_msg or vring_vfio_group_msg that says nonsense. The text names the
+/// message.
 Result<BackendMessage> decode_backend_message(const Header& header, std::span<const std::byte> body,
                                               const ReplyFiles& files);
 /// The front-end's answer to a back-end message that asks for one; 0 is success.

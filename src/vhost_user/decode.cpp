@@ -120,6 +120,17 @@ Result<RemMemReg> parse(Body& body, As<RemMemReg>) {
   return RemMemReg{region_address(body.read<wire::MemoryRegion>().region)};
 }
 
+Result<SetLogBase> parse(Body& body, As<SetLogBase>) {
+  return SetLogBase{
+      .size = body.read<std::uint64_t>(0), .offset = body.read<std::uint64_t>(8), .file = std::move(body.fds.front())};
+}
+
+Result<SetLogFd> parse(Body& body, As<SetLogFd>) {
+  if (body.fds.empty()) return SetLogFd{};
+  CW_TRY(auto event, EventFd::adopt(std::move(body.fds.front())));
+  return SetLogFd{std::move(event)};
+}
+
 Result<SetVringNum> parse(Body& body, As<SetVringNum>) {
   const auto state = body.read<wire::VringState>();
   CW_TRY(const auto queue, queue_index(state.index));

@@ -69,6 +69,24 @@ Result<BackendMessage> host_notifier(std::string_view name, std::span<const std:
   return message;
 }
 
+/// Here too: the front-end says no, and the queue's interrupts go on coming by eventfd.
+Result<BackendMessage> vfio_group(std::string_view name, std::span<const std::byte> body, const ReplyFiles& files) {
+  const auto group = read<wire::VringGroup>(body);
+  if (group.queue >= kMaxQueues) return fail(Errc::invalid_value, fmt::format("{}: queue {}", name, group.queue));
+  if ((group.flags & ~wire::kVringGroupComes) != 0) {
+    return fail(Errc::invalid_value,
+                fmt::format("{}: queue {}: flags {:#x}, all but 0x1 are reserved", name, group.queue, group.flags));
+  }
+  const std::size_t due = (group.flags & wire::kVringGroupComes) != 0 ? 1 : 0;
+  if (files.count != due || (due == 1 && !files.first)) {
+    return fail(Errc::invalid_value,
+                fmt::format("{}: queue {}: {} descriptors, takes {}", name, group.queue, files.count, due));
+  }
+  return BackendMessage{.request = BackendRequest::vring_vfio_group_msg,
+                        .queue = QueueIndex{static_cast<std::uint16_t>(group.queue)},
+                        .group = due == 1 ? files.first : nullptr};
+}
+
 }  // namespace
 
 Result<Answer> decode_reply(Request request, const Header& header, std::span<const std::byte> body,
@@ -115,6 +133,7 @@ Result<BackendMessage> decode_backend_message(const Header& header, std::span<co
     return violation(name, fmt::format("a payload of {} bytes, must be {}", body.size(), spec->min_size));
   }
   if (spec->payload == Payload::vring_area) return host_notifier(name, body, files);
+  if (spec->payload == Payload::vring_group) return vfio_group(name, body, files);
   if (files.count != 0) return violation(name, fmt::format("{} descriptors, takes none", files.count));
   BackendMessage message{.request = static_cast<BackendRequest>(header.request)};
   if (spec->payload != Payload::vring_state) return message;

@@ -44,7 +44,7 @@ void Doorbells::withdraw(QueueIndex queue) {
   bell.retry.reset();
   const auto before = std::exchange(bell.state, Doorbell::none);
   BackendChannel* const channel = channel_();
-  if (channel == nullptr || channel->cancel_offer(queue)) return;
+  if (channel == nullptr || channel->cancel_offer(BackendRequest::vring_host_notifier_msg, queue)) return;
   if (before == Doorbell::offered || before == Doorbell::accepted) channel->send(withdrawal(queue));
 }
 
@@ -127,12 +127,12 @@ void Doorbells::thaw() {
   }
 }
 
-std::set<QueueIndex> Doorbells::told() const {
-  std::set<QueueIndex> queues;
+BackendChannel::Told Doorbells::told() const {
+  BackendChannel::Told told;
   for (const auto& [queue, bell] : bells_) {
-    if (bell.is_told) queues.insert(queue);
+    if (bell.is_told) told.emplace(BackendRequest::vring_host_notifier_msg, queue);
   }
-  return queues;
+  return told;
 }
 
 }  // namespace causeway::vhost_user

@@ -12,7 +12,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 
 namespace causeway::vhost_user {
 
@@ -51,8 +50,8 @@ class Doorbells {
   /// Between the two nothing is offered again.
   void freeze();
   void thaw();
-  /// The queues whose doorbells the front-end may have.
-  std::set<QueueIndex> told() const;
+  /// The doorbells that the front-end may have.
+  BackendChannel::Told told() const;
 
  private:
   struct Bell {

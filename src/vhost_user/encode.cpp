@@ -47,6 +47,16 @@ class Encoder {
   Outgoing operator()(const RemMemReg& message) const {
     return with(message, wire::MemoryRegion{.padding = 0, .region = wire_region(message.region)});
   }
+  Outgoing operator()(const SetLogBase& message) const {
+    Outgoing out = with(message, wire::LogArea{.size = message.size, .offset = message.offset});
+    out.fds.push_back(&message.file);
+    return out;
+  }
+  Outgoing operator()(const SetLogFd& message) const {
+    Outgoing out{.bytes = frame(std::to_underlying(SetLogFd::kRequest), flags_, 0), .fds = {}};
+    if (message.changed) out.fds.push_back(&message.changed->fd());
+    return out;
+  }
   Outgoing operator()(const SetVringNum& message) const { return vring(message, message.entries); }
   Outgoing operator()(const SetVringAddr& message) const {
     return with(message, wire::VringAddr{.index = virtio::number(message.queue),

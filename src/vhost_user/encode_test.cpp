@@ -34,6 +34,8 @@ std::vector<FrontendMessage> one_of_each() {
   table.regions.push_back(a_region());
   table.regions.push_back(a_region());
   add(std::move(table));
+  add(SetLogBase{.size = 512, .offset = 64, .file = *make_memfd("log", 4096)});
+  add(SetLogFd{*EventFd::make()});
   add(SetVringNum{.queue = kQueue, .entries = 256});
   add(SetVringAddr{.queue = kQueue, .log_used = false, .descriptors = 1, .available = 2, .used = 3, .log = 4});
   add(SetVringBase{.queue = kQueue, .position = 77});
@@ -42,7 +44,7 @@ std::vector<FrontendMessage> one_of_each() {
   add(SetVringCall{.queue = kQueue, .call = std::nullopt});
   add(SetVringErr{.queue = kQueue, .err = *ErrFd::make()});
   add(GetProtocolFeatures{});
-  add(SetProtocolFeatures{offered_protocol_features(true)});
+  add(SetProtocolFeatures{offered_protocol_features(configured_features(true, false))});
   add(GetQueueNum{});
   add(SetVringEnable{.queue = kQueue, .enabled = true});
   add(SendRarp{{std::byte{2}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0}, std::byte{1}}});
@@ -137,6 +139,39 @@ TEST(BackendMessages, ADoorbellThatMakesNoSenseIsRefusedAndNoMore) {
   EXPECT_EQ(decode_area(0x100, 1), Errc::invalid_value);
   EXPECT_EQ(decode_area(0x200, 1), Errc::invalid_value);
   EXPECT_EQ(from_backend(3, bytes_of(1U)).error().code, Errc::peer_violation);
+}
+
+constexpr auto kGroupNumber = std::to_underlying(BackendRequest::vring_vfio_group_msg);
+
+TEST(BackendMessages, CarryAVfioGroupOrTakeItBack) {
+  const ReplyFiles files = files_of(1);
+  const BackendMessage offer{
+      .request = BackendRequest::vring_vfio_group_msg, .queue = QueueIndex{255}, .group = files.first};
+  const BackendMessage withdrawal{.request = BackendRequest::vring_vfio_group_msg, .queue = kQueue};
+  for (const auto& [message, with] : {std::pair(offer, files), std::pair(withdrawal, ReplyFiles())}) {
+    const Outgoing out = encode(message, true);
+    EXPECT_EQ(out.bytes.size(), kHeaderSize + 8);
+    EXPECT_EQ(out.fds.size(), with.count);
+    EXPECT_EQ(*from_backend(kGroupNumber, Bytes(out.bytes.begin() + kHeaderSize, out.bytes.end()), with), message);
+  }
+}
+
+TEST(BackendMessages, AVfioGroupThatMakesNoSenseIsRefusedAndNoMore) {
+  const auto refusal = [](std::uint32_t queue, std::uint32_t flags, std::size_t fds) {
+    const auto message =
+        from_backend(kGroupNumber, bytes_of(wire::VringGroup{.queue = queue, .flags = flags}), files_of(fds));
+    if (message) return std::string();
+    EXPECT_EQ(message.error().code, Errc::invalid_value);
+    return message.error().text();
+  };
+  EXPECT_EQ(refusal(0, 1, 1), "");
+  EXPECT_EQ(refusal(0, 0, 0), "");
+  EXPECT_EQ(refusal(3, 1, 0), "VRING_VFIO_GROUP_MSG: queue 3: 0 descriptors, takes 1");
+  EXPECT_EQ(refusal(3, 1, 2), "VRING_VFIO_GROUP_MSG: queue 3: 2 descriptors, takes 1");
+  EXPECT_EQ(refusal(3, 0, 1), "VRING_VFIO_GROUP_MSG: queue 3: 1 descriptors, takes 0");
+  EXPECT_EQ(refusal(3, 3, 1), "VRING_VFIO_GROUP_MSG: queue 3: flags 0x3, all but 0x1 are reserved");
+  EXPECT_EQ(refusal(256, 1, 1), "VRING_VFIO_GROUP_MSG: queue 256");
+  EXPECT_EQ(from_backend(kGroupNumber, bytes_of(1ULL, 1U), files_of(1)).error().code, Errc::peer_violation);
 }
 
 TEST(BackendMessages, AreRefusedByName) {

@@ -74,14 +74,20 @@ bool EventChannel::on_message() {
 }
 
 void EventChannel::keep(BackendMessage message) {
-  if (message.request == BackendRequest::vring_host_notifier_msg) drop_doorbell(message.queue);
+  if (is_offer(message.request)) drop(message.request, message.queue);
   if (std::ranges::find(arrived_, message) == arrived_.end()) arrived_.push_back(std::move(message));
   if (!deliver_soon_) deliver_soon_.emplace(loop_.after(std::chrono::milliseconds(0), [this] { deliver(); }));
 }
 
-void EventChannel::drop_doorbell(QueueIndex queue) {
-  std::erase_if(arrived_, [queue](const BackendMessage& message) {
-    return message.request == BackendRequest::vring_host_notifier_msg && message.queue == queue;
+void EventChannel::drop_offers(QueueIndex queue) {
+  for (const auto request : {BackendRequest::vring_host_notifier_msg, BackendRequest::vring_vfio_group_msg}) {
+    drop(request, queue);
+  }
+}
+
+void EventChannel::drop(BackendRequest request, QueueIndex queue) {
+  std::erase_if(arrived_, [request, queue](const BackendMessage& message) {
+    return message.request == request && message.queue == queue;
   });
 }
 

@@ -31,13 +31,14 @@ class EventChannel {
   const OwnedFd& fd() const { return socket_.fd(); }
   /// Reads and answers what is there; never waits. False once the channel is closed.
   bool attend();
-  /// Forgets what has come of the doorbell of `queue`, which has stopped, and is not handed on yet.
-  void drop_doorbell(QueueIndex queue);
+  /// Forgets what has come of the doorbell and the VFIO group of `queue`, which has stopped, and is not handed on yet.
+  void drop_offers(QueueIndex queue);
 
  private:
   bool read_some();
   bool on_message();
   void keep(BackendMessage message);
+  void drop(BackendRequest request, QueueIndex queue);
   void deliver();
   bool close(std::string_view why);
 
@@ -51,7 +52,7 @@ class EventChannel {
   Bytes body_;
   std::size_t filled_ = 0;
   ReplyFiles files_;
-  std::vector<BackendMessage> arrived_;  // each once; of a doorbell the last word only
+  std::vector<BackendMessage> arrived_;  // each once; of what is offered the last word only
   std::optional<Loop::Registration> watch_;
   std::optional<Loop::Registration> deliver_soon_;
 };

@@ -82,7 +82,7 @@ Result<std::unique_ptr<RemoteBackend>> Frontend::negotiate(UnixSocket socket) {
   return RemoteBackend::negotiate(loop_, std::move(socket),
                                   {.name = "device " + config_.name,
                                    .patience = config_.patience,
-                                   .inband_notifications = config_.inband_notifications,
+                                   .configured = configured_features(config_.inband_notifications, config_.vfio_groups),
                                    .in_flight = config_.type != DeviceType::net},
                                   *this);
 }
@@ -95,7 +95,8 @@ FeatureSet Frontend::offered_by(const RemoteBackend& remote) const {
   FeatureSet features = without_what_cannot_be_carried(remote.features());
   if (config_.type != DeviceType::net) return features;
   // Set through the control queue, which does not reach the back-end.
-  features = features.minus({NetFeature::ctrl_guest_offloads, NetFeature::rss, NetFeature::hash_report});
+  features = features.minus(
+      {NetFeature::ctrl_guest_offloads, NetFeature::rss, NetFeature::hash_report, NetFeature::device_stats});
   features = features | kOwnNetFeatures;
   if (remote.has(ProtocolFeature::config)) return features;
   features = config_.mac ? features.with(NetFeature::mac) : features.without(NetFeature::mac);

@@ -30,9 +30,10 @@ struct FrontendConfig {
   virtio::DeviceType type = virtio::DeviceType::net;  ///< the protocol does not tell
   std::uint16_t queues = 2;                           ///< data queues wanted; a back-end that has fewer gives fewer
   std::uint32_t largest_ring = 1024;                  ///< entries; the protocol does not tell
-  bool reconnect = false;                    ///< a back-end that leaves is waited for, and its successor goes on
-  bool inband_notifications = false;         ///< kicks and calls as messages, where the back-end can; for tests
-  std::chrono::milliseconds wait{5000};      ///< for the first back-end, in `make`
+  bool reconnect = false;                ///< a back-end that leaves is waited for, and its successor goes on
+  bool inband_notifications = false;     ///< kicks and calls as messages, where the back-end can; for tests
+  bool vfio_groups = false;              ///< takes VFIO groups (docs/wire/vfio-group.md), where the back-end has some
+  std::chrono::milliseconds wait{5000};  ///< for the first back-end, in `make`
   std::chrono::milliseconds patience{5000};  ///< for each reply
   /// Net: configuration space for a back-end that keeps none (protocol feature CONFIG), as DPDK's.
   std::optional<std::array<std::uint8_t, 6>> mac = std::nullopt;
@@ -90,10 +91,12 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   std::optional<vdpa::QueueState> last_state(QueueIndex queue) const override;
   /// The back-end's own, where it has one and has told us.
   std::optional<vdpa::NotifyArea> notify_area(QueueIndex queue) const override;
+  const OwnedFd* vfio_group(QueueIndex queue) const override;
   std::optional<QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   /// None: the protocol has no counters.
   std::vector<vdpa::Counter> counters(QueueIndex /*queue*/) const override { return {}; }
+  std::string why_uncounted() const override { return "vhost-user has no counters"; }
   Result<void> announce(std::span<const std::byte, 6> mac) override;
   Result<void> set_mtu(std::uint16_t mtu) override;
 
@@ -109,6 +112,7 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
     std::optional<Loop::Registration> watch_err;
     std::optional<Loop::Registration> watch_kick;  // in-band
     std::optional<DoorbellArea> doorbell;
+    std::shared_ptr<const OwnedFd> group;
   };
 
   Frontend(Loop& loop, FrontendConfig config) : loop_(loop), config_(std::move(config)) {}
@@ -161,8 +165,9 @@ class Frontend final : public vdpa::Device, private RemoteEvents {
   Result<vdpa::QueueState> resume(QueueIndex index, Queue& queue);
   Result<void> replay_queues(RemoteBackend& remote);
 
-  // frontend_doorbell.cpp
+  // frontend_doorbell.cpp: what a back-end offers of its Device
   void set_doorbell(QueueIndex index, Queue& queue, std::optional<DoorbellArea> area);
+  void set_vfio_group(QueueIndex index, Queue& queue, std::shared_ptr<const OwnedFd> group);
 
   // frontend_inflight.cpp
   bool tracks(const RemoteBackend& remote) const;

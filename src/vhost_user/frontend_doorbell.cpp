@@ -1,4 +1,5 @@
-// Doorbells of a back-end, which its messages bring and which a Port may pass on.
+// Doorbells and VFIO groups of a back-end, which its messages bring and which a Port may pass on.
+#include "vdpa/vfio_groups.h"
 #include "vhost_user/frontend.h"
 
 #include <fmt/format.h>
@@ -20,21 +21,22 @@ Result<void> check_area(const DoorbellArea& area) {
   return fail(Errc::invalid_value, fmt::format("{:#x} bytes at offset {:#x} wrap", area.size, area.offset));
 }
 
+Result<void> check_offer(const BackendMessage& message) {
+  if (message.area) return check_area(*message.area);
+  CW_TRY([[maybe_unused]] const auto number, vdpa::number_of_group(*message.group));
+  return {};
+}
+
 }  // namespace
 
 Result<void> Frontend::check(const BackendMessage& message) const {
-  if (message.request != BackendRequest::vring_host_notifier_msg) return {};
-  const MessageSpec& spec = spec_of(message.request);
-  const auto about = fmt::format("{}: queue {}", spec.name, virtio::number(message.queue));
+  const auto about = fmt::format("{}: queue {}", spec_of(message.request).name, virtio::number(message.queue));
   if (virtio::number(message.queue) >= info_.queues) {
     return fail(Errc::invalid_value, fmt::format("{}: there are {}", about, info_.queues));
   }
-  if (const auto missing = spec.needs.minus(protocol_features()); !missing.is_empty()) {
-    return fail(Errc::not_supported, fmt::format("{}: needs protocol feature {}", about, text(missing)));
-  }
-  if (!message.area) return {};
+  if (!message.area && !message.group) return {};
   if (!queues_.contains(message.queue)) return fail(Errc::invalid_value, about + ": it does not run");
-  auto good = check_area(*message.area);
+  auto good = check_offer(message);
   return good ? good : fail(std::move(good).error().context(about));
 }
 
@@ -42,6 +44,17 @@ void Frontend::set_doorbell(QueueIndex index, Queue& queue, std::optional<Doorbe
   if (!queue.doorbell && !area) return;
   queue.doorbell = std::move(area);
   if (observer_ != nullptr) observer_->notify_area_changed(index);
+}
+
+void Frontend::set_vfio_group(QueueIndex index, Queue& queue, std::shared_ptr<const OwnedFd> group) {
+  if (!queue.group && !group) return;
+  queue.group = std::move(group);
+  if (observer_ != nullptr) observer_->vfio_group_changed(index);
+}
+
+const OwnedFd* Frontend::vfio_group(QueueIndex index) const {
+  const auto found = queues_.find(index);
+  return found == queues_.end() ? nullptr : found->second.group.get();
 }
 
 std::optional<vdpa::NotifyArea> Frontend::notify_area(QueueIndex index) const {

@@ -112,20 +112,9 @@ TEST_F(ADoorbellFromAfar, GoesWithItsBackendAndComesWithTheNext) {
 TEST_F(ADoorbellFromAfar, GoesThroughAPort) {
   open();
   NearSide side;
-  std::vector<std::unique_ptr<vdpa::Device>> devices;
-  devices.push_back(std::move(frontend_));
-  const auto port = *port::Port::make(*loop_, {.name = "near", .features_off = {}}, std::move(devices));
-  ASSERT_TRUE(port->attach(side));
-  ASSERT_TRUE(port->set_features({virtio::Feature::version_1}));
-  ASSERT_TRUE(port->set_memory({region()}));
   const QueueIndex queue{1};
-  const virtio::RingConfig config = ring(1);
-  ASSERT_TRUE(port->set_queue_size(queue, config.size.entries()));
-  ASSERT_TRUE(port->set_queue_addresses(queue, {.kind = port::RingAddressKind::guest,
-                                                .descriptors = config.descriptors.value(),
-                                                .available = config.available.value(),
-                                                .used = config.used.value()}));
-  ASSERT_TRUE(port->start_queue(queue, *KickFd::make()));
+  const auto port = put_behind_port(side);
+  ASSERT_TRUE(start_behind(*port, queue));
   ASSERT_TRUE(run_until([&] { return side.offers.contains(queue); }));
   EXPECT_EQ(side.offers.at(queue), far_file());
   change(false);

@@ -2,6 +2,7 @@
 // own Backend with a FakeDevice, or a back-end whose every answer the test decides (scripted_backend.h).
 #pragma once
 
+#include "vdpa/vfio_groups.h"
 #include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
 #include "vhost_user/scripted_backend.h"
@@ -85,13 +86,15 @@ struct Observer final : vdpa::DeviceObserver {
   }
   void device_gone(Error reason) override { gone = reason.text(); }
   void notify_area_changed(QueueIndex queue) override { doorbells.push_back(virtio::number(queue)); }
+  void vfio_group_changed(QueueIndex queue) override { groups.push_back(virtio::number(queue)); }
   int config_changes = 0;
   std::vector<std::pair<unsigned, std::string>> failed;
   std::optional<std::string> gone;
   std::vector<unsigned> doorbells;
+  std::vector<unsigned> groups;
 };
 
-/// Drives a port whose Device a test looks at; remembers which doorbells are on offer.
+/// Drives a port whose Device a test looks at; remembers which doorbells are on offer, and shares VFIO groups.
 struct NearSide final : port::DriverSide {
   void config_changed() override {}
   void memory_lost() override {}
@@ -102,7 +105,21 @@ struct NearSide final : port::DriverSide {
   port::Doorbell doorbell(QueueIndex queue) const override {
     return offers.contains(queue) ? port::Doorbell::offered : port::Doorbell::none;
   }
+  void offer_vfio_group(QueueIndex queue, const OwnedFd& group) override {
+    shares.insert_or_assign(queue, *groups.share(group));
+  }
+  void withdraw_vfio_group(QueueIndex queue) override { shares.erase(queue); }
   std::map<QueueIndex, FileIdentity> offers;
+  std::vector<std::string> told;  ///< what somebody like KVM would hear
+  vdpa::VfioGroups groups{[this](const OwnedFd&) { return tell("add"); },
+                          [this](const OwnedFd&) { return tell("remove"); }};
+  std::map<QueueIndex, vdpa::VfioGroups::Share> shares;
+
+ private:
+  Result<void> tell(const char* what) {
+    told.emplace_back(what);
+    return {};
+  }
 };
 
 /// Checks at the end of each test that nothing leaked.
@@ -166,6 +183,26 @@ class FrontendTest : public ::testing::Test {
     CW_TRY(kick_, KickFd::make());
     CW_TRY(call_, CallFd::make());
     return frontend_->set_queue(QueueIndex{queue}, {.ring = ring(queue, start), .kick = kick_, .call = call_});
+  }
+  /// Gives the Frontend to a port with this driver side, which has negotiated and shared its memory.
+  std::unique_ptr<port::Port> put_behind_port(NearSide& side) {
+    std::vector<std::unique_ptr<vdpa::Device>> devices;
+    devices.push_back(std::move(frontend_));
+    auto port = *port::Port::make(*loop_, {.name = "near", .features_off = {}}, std::move(devices));
+    EXPECT_TRUE(port->attach(side));
+    EXPECT_TRUE(port->set_features({virtio::Feature::version_1}));
+    EXPECT_TRUE(port->set_memory({region()}));
+    return port;
+  }
+  static Result<void> start_behind(port::Port& port, QueueIndex queue) {
+    const virtio::RingConfig config = ring(virtio::number(queue));
+    CW_CHECK(port.set_queue_size(queue, config.size.entries()));
+    CW_CHECK(port.set_queue_addresses(queue, {.kind = port::RingAddressKind::guest,
+                                              .descriptors = config.descriptors.value(),
+                                              .available = config.available.value(),
+                                              .used = config.used.value()}));
+    CW_TRY(auto kick, KickFd::make());
+    return port.start_queue(queue, std::move(kick));
   }
   /// Everything up to a queue that runs and is enabled.
   void start(std::uint16_t queue, std::uint16_t position = 0) {

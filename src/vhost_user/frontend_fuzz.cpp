@@ -7,6 +7,7 @@
 #include "vhost_user/frontend.h"
 #include "vhost_user/test_support.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -64,7 +65,8 @@ class FuzzedBackend {
   }
   bool answer(const Record& record, const wire::Header& header, const Bytes& body) {
     const std::uint32_t flags = wire::kVersion ^ wire::kReplyFlag ^ (record.how >> 4);
-    const std::vector<const OwnedFd*> fds((record.how >> 2) & 3, &socket_.fd());
+    const bool is_event = (record.how & 3) == 3;
+    const std::vector<const OwnedFd*> fds((record.how >> 2) & 3, is_event ? &group_ : &socket_.fd());
     switch (record.how & 3) {
       case 1:
         return socket_.send(message(header.request, flags, record.bytes), fds).has_value();
@@ -96,7 +98,8 @@ class FuzzedBackend {
       case Request::get_features:
         return encode_reply(header.request, U64Answer{(1ULL << 32) | (1ULL << kProtocolFeaturesBit)});
       case Request::get_protocol_features:
-        return encode_reply(header.request, U64Answer{offered_protocol_features(true).bits()});
+        return encode_reply(header.request,
+                            U64Answer{offered_protocol_features(configured_features(true, true)).bits()});
       case Request::get_queue_num:
       case Request::get_max_mem_slots:
         return encode_reply(header.request, U64Answer{8});
@@ -113,6 +116,7 @@ class FuzzedBackend {
 
   UnixSocket socket_;
   std::span<const std::byte> input_;
+  const OwnedFd group_ = OwnedFd::adopt(::open("/dev/null", O_RDWR | O_CLOEXEC));  // stands for one
   std::optional<UnixSocket> channel_;
   std::vector<OwnedFd> fds_;
   std::jthread thread_;
@@ -147,6 +151,8 @@ void drive(Loop& loop, Frontend& device, const GuestMemory& guest) {
   done(device.set_queue(QueueIndex{0}, {.ring = ring, .kick = *KickFd::make(), .call = *CallFd::make()}));
   done(device.enable_queue(QueueIndex{0}, true));
   pump();
+  if (const OwnedFd* const group = device.vfio_group(QueueIndex{0}); group != nullptr && !identify(*group))
+    std::abort();
   if (const auto area = device.notify_area(QueueIndex{0}); area && area->size == 0) std::abort();
   done(device.read_config(0, bytes));
   done(device.set_mtu(1500));
@@ -166,6 +172,7 @@ void run(std::span<const std::byte> input) {
   config.patience = std::chrono::milliseconds(5);
   const unsigned kind = input.empty() ? 0 : std::to_integer<unsigned>(input.front());
   config.inband_notifications = (kind & 1) != 0;
+  config.vfio_groups = (kind & 4) != 0;
   if ((kind & 2) != 0) config.type = virtio::DeviceType::block;
   auto [ours, theirs] = *UnixSocket::make_pair();
   const FuzzedBackend backend(std::move(theirs), input.empty() ? input : input.subspan(1));

@@ -68,7 +68,7 @@ class ARecord : public FrontendTest {
   virtio::InflightArea area(Layout layout = Layout::split) {
     const auto size = *virtio::QueueSize::make(layout, 128);
     const auto region = *virtio::InflightRegion::adopt(layout, 2, size, *far_->records().back()->duplicate(), 0,
-                                                       2 * virtio::InflightArea::size(layout, 128));
+                                                       virtio::InflightRegion::least_size(layout, 2, size));
     return *region.area(QueueIndex{0}, layout, size);
   }
   /// The back-end takes two chains and uses neither.
@@ -136,7 +136,7 @@ TEST_F(ARecord, SaysWhereAPackedRingStands) {
   ASSERT_TRUE(start_ring(0, packed));
   {
     virtio::PackedInflight record(area(Layout::packed), packed);
-    record.before_publish(virtio::PackedPosition(0x8005, 128));
+    record.before_publish(virtio::PackedPosition(0x8005, 128), {});
     record.after_publish();
   }
   die();

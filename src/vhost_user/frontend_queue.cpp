@@ -47,6 +47,7 @@ void Frontend::stop_queues_outside(const memory::MemoryMap& map) {
         log::warn("device {}: {}", info_.name, stopped.error().text());
     }
     queue.doorbell.reset();
+    queue.group.reset();
     fail_soon(index, {.code = Errc::peer_violation, .what = "the memory of its ring is gone"});
   }
 }
@@ -101,7 +102,8 @@ Result<void> Frontend::set_queue(QueueIndex index, vdpa::QueueSetup setup) {
               .err = {},
               .watch_err = {},
               .watch_kick = {},
-              .doorbell = {}};
+              .doorbell = {},
+              .group = {}};
   CW_TRY(queue.err, ErrFd::make());
   CW_CHECK(with_remote([&](RemoteBackend& remote) { return set_up(remote, index, queue); }));
   const auto place = queues_.insert_or_assign(index, std::move(queue)).first;
@@ -233,6 +235,7 @@ vdpa::ControlReply Frontend::control(std::span<const std::byte> command) {
       if (!has_number || number_at(1) != 0 || !use_pairs(value)) return {.ack = virtio::kCtrlErr};
       return {.ack = virtio::kCtrlOk, .topic = topic(0)};
     case NetCtrlClass::guest_offloads:
+    case NetCtrlClass::stats:
       break;
   }
   return {.ack = virtio::kCtrlErr};

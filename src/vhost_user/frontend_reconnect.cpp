@@ -19,6 +19,8 @@ void Frontend::on_message(const BackendMessage& message) {
   if (found == queues_.end()) return;  // news of a queue that has stopped meanwhile
   if (message.request == BackendRequest::vring_host_notifier_msg) {
     set_doorbell(message.queue, found->second, message.area);
+  } else if (message.request == BackendRequest::vring_vfio_group_msg) {
+    set_vfio_group(message.queue, found->second, message.group);
   } else if (message.request == BackendRequest::vring_call) {
     if (found->second.setup.call) found->second.setup.call->signal();
   } else {
@@ -32,7 +34,10 @@ void Frontend::on_end(const Error& why) {
   record_stage_ = RecordStage::nothing;
   if (config_.reconnect) {
     log::warn("device {}: {}; waiting for a back-end", info_.name, why.text());
-    for (auto& [index, queue] : queues_) set_doorbell(index, queue, std::nullopt);
+    for (auto& [index, queue] : queues_) {
+      set_doorbell(index, queue, std::nullopt);
+      set_vfio_group(index, queue, nullptr);
+    }
     seek();
     return;
   }

@@ -23,7 +23,8 @@ void run(std::span<const std::byte> input) {
   Parcel parcel{.bytes = {input.begin(), input.end()}, .fds = {}};
   for (const OwnedFd* fd : {&ours.fd(), &memory.file(), &event.fd()}) parcel.fds.push_back(*fd->duplicate());
   ParcelReader reader(std::move(parcel));
-  const auto connection = Connection::take_over(loop, *port, log, {.inband_notifications = true}, reader, [] {});
+  const auto connection =
+      Connection::take_over(loop, *port, log, {.inband_notifications = true, .vfio_groups = true}, reader, [] {});
   if (!connection) return;
   if (!port->take_over(reader)) return;
   (*connection)->thaw();

@@ -55,8 +55,9 @@ void run_backend_message(std::span<const std::byte> input, std::vector<OwnedFd> 
   const Outgoing out = encode(*message, false);
   const std::span<const std::byte> bytes(out.bytes);
   const auto again = decode_header(bytes.first<kHeaderSize>(), HeaderOf::backend_message);
-  if (!again || out.fds.size() != (message->area ? 1 : 0)) std::abort();
-  const ReplyFiles sent{.count = out.fds.size(), .first = message->area ? message->area->fd : nullptr};
+  const auto file = message->area ? message->area->fd : message->group;
+  if (!again || out.fds.size() != (file ? 1 : 0)) std::abort();
+  const ReplyFiles sent{.count = out.fds.size(), .first = file};
   if (*message != *decode_backend_message(*again, bytes.subspan(kHeaderSize), sent)) std::abort();
 }
 

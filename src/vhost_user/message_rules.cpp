@@ -52,6 +52,10 @@ std::pair<std::size_t, std::size_t> due_descriptors(const MessageSpec& spec, std
       const std::size_t due = read<wire::MemoryTableHead>(body).count;
       return {due, due};
     }
+    case FdRule::one_if_flag_0: {
+      const std::size_t due = read<wire::VringGroup>(body).flags & wire::kVringGroupComes;
+      return {due, due};
+    }
     case FdRule::optional_one:
     case FdRule::stray_one:
       return {0, 1};

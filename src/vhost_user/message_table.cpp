@@ -10,10 +10,11 @@ namespace {
 
 using PF = ProtocolFeature;
 using enum ProtocolFeatureSpec::Offer;
-using FdRule::exactly_one, FdRule::one_per_region, FdRule::one_unless_nofd_bit, FdRule::optional_one, FdRule::stray_one;
+using FdRule::exactly_one, FdRule::one_if_flag_0, FdRule::one_per_region, FdRule::one_unless_nofd_bit;
+using FdRule::optional_one, FdRule::stray_one;
 using Payload::config, Payload::crypto_session, Payload::device_state, Payload::inflight, Payload::iotlb;
 using Payload::log_area, Payload::memory_region, Payload::memory_table, Payload::shmem_map, Payload::u64, Payload::uuid;
-using Payload::vring_addr, Payload::vring_area, Payload::vring_fd, Payload::vring_state;
+using Payload::vring_addr, Payload::vring_area, Payload::vring_fd, Payload::vring_group, Payload::vring_state;
 
 constexpr auto kAck = Reply::ack_if_asked;
 constexpr auto kValue = Reply::u64_value;
@@ -36,8 +37,8 @@ constexpr MessageSpec kFrontend[] = {
   { 3, "SET_OWNER",                 Payload::none,  0,  0,          kAck,               FdRule::none,        {},                                  kNoNeed,                       kAny,                     kDone },
   { 4, "RESET_OWNER",               Payload::none,  0,  0,          kAck,               FdRule::none,        {},                                  kNoNeed,                       kAny,                     kDone },
   { 5, "SET_MEM_TABLE",             memory_table,   8,  kTableMax,  kAck,               one_per_region,      {},                                  kNoNeed,                       kAny,                     kDone },
-  { 6, "SET_LOG_BASE",              log_area,       8,  16,         kStatus,            optional_one,        {PF::log_shmfd},                     kNoNeed,                       kAny,                     kLater },
-  { 7, "SET_LOG_FD",                Payload::none,  0,  8,          kAck,               optional_one,        {},                                  kNoNeed,                       kAny,                     kLater },
+  { 6, "SET_LOG_BASE",              log_area,       16, 16,         kStatus,            exactly_one,         {PF::log_shmfd},                     kNoNeed,                       kAny,                     kDone },
+  { 7, "SET_LOG_FD",                Payload::none,  0,  8,          kAck,               optional_one,        {},                                  kNoNeed,                       kAny,                     kDone },
   { 8, "SET_VRING_NUM",             vring_state,    8,  8,          kAck,               FdRule::none,        {},                                  kNoNeed,                       Phase::ring_stopped,      kDone },
   { 9, "SET_VRING_ADDR",            vring_addr,     40, 40,         kAck,               FdRule::none,        {},                                  kNoNeed,                       Phase::ring_stopped,      kDone },
   {10, "SET_VRING_BASE",            vring_state,    8,  8,          kAck,               FdRule::none,        {},                                  kNoNeed,                       Phase::ring_stopped,      kDone },
@@ -89,11 +90,12 @@ constexpr MessageSpec kBackend[] = {
   { 8, "SHARED_OBJECT_LOOKUP",      uuid,           16, 16, Reply::other, FdRule::none,        {PF::backend_req, PF::shared_object},        kNoNeed,                     kAny, kOther },
   { 9, "SHMEM_MAP",                 shmem_map,      40, 40, kAck,         exactly_one,         {PF::backend_req, PF::backend_send_fd, PF::shmem}, kNoNeed,               kAny, kOther },
   {10, "SHMEM_UNMAP",               shmem_map,      40, 40, kAck,         FdRule::none,        {PF::backend_req, PF::shmem},                kNoNeed,                     kAny, kOther },
+  {65537, "VRING_VFIO_GROUP_MSG",   vring_group,    8,  8,  kAck,         one_if_flag_0,       {PF::backend_req, PF::backend_send_fd, PF::vfio_group}, kNoNeed,          kAny, kDone },
 };
 
 constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::mq,                        "MQ",                        yes},
-  {PF::log_shmfd,                 "LOG_SHMFD",                 no},
+  {PF::log_shmfd,                 "LOG_SHMFD",                 yes},
   {PF::rarp,                      "RARP",                      yes},
   {PF::reply_ack,                 "REPLY_ACK",                 yes},
   {PF::mtu,                       "MTU",                       yes},
@@ -116,6 +118,7 @@ constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::gpa_addresses,             "GPA_ADDRESSES",             yes},
   {PF::shmem,                     "SHMEM",                     no},
   {PF::get_vring_base_skip_drain, "GET_VRING_BASE_SKIP_DRAIN", yes},
+  {PF::vfio_group,                "VFIO_GROUP",                if_configured},
 };
 // clang-format on
 
@@ -126,10 +129,13 @@ constexpr bool is_in_order(std::span<const MessageSpec> table) {
   return true;
 }
 static_assert(std::size(kFrontend) == 45 && is_in_order(kFrontend));
-static_assert(std::size(kBackend) == 10 && is_in_order(kBackend));
-static_assert(std::size(kFeatures) == 24);
+constexpr std::size_t kStandardBackend = 10;
+static_assert(std::size(kBackend) == kStandardBackend + 1 && is_in_order(std::span(kBackend).first(kStandardBackend)));
+static_assert(kBackend[kStandardBackend].id == std::to_underlying(BackendRequest::vring_vfio_group_msg));
+constexpr std::size_t kStandardFeatures = 24;
+static_assert(std::size(kFeatures) == kStandardFeatures + 1);
 static_assert([] {
-  for (std::size_t i = 0; i < std::size(kFeatures); ++i) {
+  for (std::size_t i = 0; i < kStandardFeatures; ++i) {
     if (static_cast<std::size_t>(kFeatures[i].feature) != i) return false;
   }
   return true;
@@ -152,14 +158,15 @@ const MessageSpec* find_frontend_message(std::uint32_t id) {
 }
 
 const MessageSpec* find_backend_message(std::uint32_t id) {
-  return id >= 1 && id <= std::size(kBackend) ? &kBackend[id - 1] : nullptr;
+  const auto* const found = std::ranges::find(kBackend, id, &MessageSpec::id);
+  return found != std::ranges::end(kBackend) ? found : nullptr;
 }
 
 const MessageSpec& spec_of(Request request) {
   return kFrontend[std::to_underlying(request) - 1];
 }
 const MessageSpec& spec_of(BackendRequest request) {
-  return kBackend[std::to_underlying(request) - 1];
+  return *find_backend_message(std::to_underlying(request));
 }
 
 std::string name_of_request(std::uint32_t id) {
@@ -177,16 +184,30 @@ std::string text(ProtocolFeatures features) {
   for (unsigned bit = 0; bit < 64; ++bit) {
     if (((features.bits() >> bit) & 1) == 0) continue;
     if (!names.empty()) names += ' ';
-    names += bit < std::size(kFeatures) ? std::string(kFeatures[bit].name) : fmt::format("bit{}", bit);
+    const auto* const found = std::ranges::find(kFeatures, static_cast<PF>(bit), &ProtocolFeatureSpec::feature);
+    names += found != std::ranges::end(kFeatures) ? std::string(found->name) : fmt::format("bit{}", bit);
   }
   return names;
 }
 
 std::string_view name_of(Payload payload) {
-  static constexpr std::string_view kNames[] = {
-      "none",          "u64",      "vring state", "vring addresses",  "vring descriptor", "memory table",
-      "memory region", "log area", "IOTLB",       "config",           "crypto session",   "in-flight",
-      "device state",  "UUID",     "vring area",  "shared memory map"};
+  static constexpr std::string_view kNames[] = {"none",
+                                                "u64",
+                                                "vring state",
+                                                "vring addresses",
+                                                "vring descriptor",
+                                                "memory table",
+                                                "memory region",
+                                                "log area",
+                                                "IOTLB",
+                                                "config",
+                                                "crypto session",
+                                                "in-flight",
+                                                "device state",
+                                                "UUID",
+                                                "vring area",
+                                                "shared memory map",
+                                                "vring group"};
   return kNames[std::to_underlying(payload)];
 }
 
@@ -202,24 +223,34 @@ std::string_view name_of(FdRule rule) {
       return "one descriptor for each region";
     case FdRule::optional_one:
       return "at most one descriptor";
+    case FdRule::one_if_flag_0:
+      return "one descriptor with flag 0, else none";
     case FdRule::stray_one:
       return "no descriptor (one is tolerated)";
   }
   return "unknown";
 }
 
-ProtocolFeatures offered_protocol_features(bool inband_notifications) {
+ProtocolFeatures offered_protocol_features(ProtocolFeatures configured) {
   ProtocolFeatures offered;
   for (const ProtocolFeatureSpec& spec : kFeatures) {
-    if (spec.offer == yes || (spec.offer == if_configured && inband_notifications))
+    if (spec.offer == yes || (spec.offer == if_configured && configured.has(spec.feature)))
       offered = offered.with(spec.feature);
   }
   return offered;
 }
 
-ProtocolFeatures accepted_protocol_features(bool inband_notifications, bool in_flight) {
-  // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner.
-  const auto accepted = offered_protocol_features(inband_notifications).minus({PF::gpa_addresses});
+ProtocolFeatures configured_features(bool inband_notifications, bool vfio_groups) {
+  ProtocolFeatures features;
+  if (inband_notifications) features = features.with(PF::inband_notifications);
+  if (vfio_groups) features = features.with(PF::vfio_group);
+  return features;
+}
+
+ProtocolFeatures accepted_protocol_features(ProtocolFeatures configured, bool in_flight) {
+  // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner,
+  // and for the log: what a back-end of ours writes is logged by the relay before it.
+  const auto accepted = offered_protocol_features(configured).minus({PF::gpa_addresses, PF::log_shmfd});
   if (in_flight) return accepted;
   return accepted.minus({PF::inflight_shmfd, PF::get_vring_base_inflight, PF::get_vring_base_skip_drain});
 }

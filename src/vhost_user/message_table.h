@@ -39,6 +39,8 @@ enum class ProtocolFeature : std::uint8_t {
   gpa_addresses = 21,
   shmem = 22,
   get_vring_base_skip_drain = 23,
+  /// Our own, docs/wire/vfio-group.md: a bit that no front-end but ours acknowledges.
+  vfio_group = 63,
 };
 
 /// A set of protocol features. Value type.
@@ -124,6 +126,8 @@ enum class BackendRequest : std::uint32_t {
   shared_object_lookup = 8,
   shmem_map = 9,
   shmem_unmap = 10,
+  /// Our own, docs/wire/vfio-group.md: numbers from 65536 on are not the standard's.
+  vring_vfio_group_msg = 65537,
 };
 
 enum class Payload : std::uint8_t {
@@ -143,6 +147,7 @@ enum class Payload : std::uint8_t {
   uuid,            ///< of a shared object
   vring_area,      ///< queue and flags, size, offset
   shmem_map,       ///< a range of a shared memory region
+  vring_group,     ///< index, flags
 };
 
 /// What the front-end gets back. Where a failure has no form on the wire, it ends the connection.
@@ -162,6 +167,7 @@ enum class FdRule : std::uint8_t {
   one_unless_nofd_bit,
   one_per_region,
   optional_one,
+  one_if_flag_0,
   stray_one,  ///< none is due; one is closed unused, since some front-ends send it
 };
 
@@ -216,7 +222,8 @@ inline constexpr std::uint32_t kMaxQueues = 256;
 /// VHOST_USER_F_PROTOCOL_FEATURES: the virtio feature bit that says "speaks protocol features".
 inline constexpr unsigned kProtocolFeaturesBit = 30;
 
-/// The tables, in order of number: entry i has number i + 1 (protocol features: bit i).
+/// The tables: first those of the standard, in order of number: entry i has number i + 1 (protocol features: bit i);
+/// then our own.
 std::span<const MessageSpec> frontend_messages();
 std::span<const MessageSpec> backend_messages();
 std::span<const ProtocolFeatureSpec> protocol_features();
@@ -235,11 +242,15 @@ std::string text(ProtocolFeatures features);
 std::string_view name_of(Payload payload);
 std::string_view name_of(FdRule rule);
 
-/// What we offer. In-band notifications only when asked for: QEMU accepts them without implementing them.
-ProtocolFeatures offered_protocol_features(bool inband_notifications);
+/// What we offer. `configured` are those of the features that are offered if configured (INBAND_NOTIFICATIONS, which
+/// QEMU accepts without implementing them; VFIO_GROUP) that are.
+ProtocolFeatures offered_protocol_features(ProtocolFeatures configured = {});
+
+/// The features that both sides' configurations switch on.
+ProtocolFeatures configured_features(bool inband_notifications, bool vfio_groups);
 
 /// What we accept as a front-end, of what a back-end offers. `in_flight`: what records requests in flight, too.
-ProtocolFeatures accepted_protocol_features(bool inband_notifications, bool in_flight);
+ProtocolFeatures accepted_protocol_features(ProtocolFeatures configured, bool in_flight);
 
 /// The largest payload of any message, in bytes; a header that announces more ends the connection.
 std::size_t max_payload();

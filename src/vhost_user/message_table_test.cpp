@@ -14,8 +14,8 @@ namespace {
 
 TEST(MessageTable, KnowsEveryMessageByNumberAndName) {
   EXPECT_EQ(frontend_messages().size(), 45u);
-  EXPECT_EQ(backend_messages().size(), 10u);
-  EXPECT_EQ(protocol_features().size(), 24u);
+  EXPECT_EQ(backend_messages().size(), 11u);
+  EXPECT_EQ(protocol_features().size(), 25u);
   EXPECT_EQ(find_frontend_message(0), nullptr);
   EXPECT_EQ(find_frontend_message(46), nullptr);
   EXPECT_EQ(find_frontend_message(45)->name, "GET_VRING_BASE_SKIP_DRAIN");
@@ -24,7 +24,7 @@ TEST(MessageTable, KnowsEveryMessageByNumberAndName) {
 }
 
 TEST(MessageTable, OffersWhatItsMessagesNeed) {
-  const auto offered = offered_protocol_features(true);
+  const auto offered = offered_protocol_features(configured_features(true, true));
   for (const MessageSpec& spec : frontend_messages()) {
     if (spec.support != Support::handled) continue;
     EXPECT_TRUE(spec.needs.minus(offered).is_empty()) << spec.name;
@@ -32,7 +32,7 @@ TEST(MessageTable, OffersWhatItsMessagesNeed) {
 }
 
 TEST(MessageTable, OffersNoFeatureWhoseMessagesAreRefused) {
-  const auto offered = offered_protocol_features(true);
+  const auto offered = offered_protocol_features(configured_features(true, true));
   for (const MessageSpec& spec : frontend_messages()) {
     if (spec.support == Support::handled || spec.needs.is_empty()) continue;
     EXPECT_FALSE(spec.needs.minus(offered).is_empty()) << spec.name;
@@ -40,8 +40,21 @@ TEST(MessageTable, OffersNoFeatureWhoseMessagesAreRefused) {
 }
 
 TEST(MessageTable, InbandNotificationsAreOfferedOnlyWhenConfigured) {
-  EXPECT_FALSE(offered_protocol_features(false).has(ProtocolFeature::inband_notifications));
-  EXPECT_TRUE(offered_protocol_features(true).has(ProtocolFeature::inband_notifications));
+  EXPECT_FALSE(offered_protocol_features().has(ProtocolFeature::inband_notifications));
+  EXPECT_TRUE(offered_protocol_features(configured_features(true, false)).has(ProtocolFeature::inband_notifications));
+}
+
+TEST(MessageTable, OurOwnExtensionIsOutsideTheStandardsRangesAndOfferedOnlyWhenConfigured) {
+  EXPECT_FALSE(offered_protocol_features().has(ProtocolFeature::vfio_group));
+  EXPECT_EQ(offered_protocol_features(configured_features(false, true)).minus(offered_protocol_features()).bits(),
+            std::uint64_t{1} << 63);
+  EXPECT_FALSE(accepted_protocol_features({}, false).has(ProtocolFeature::vfio_group));
+  const MessageSpec* const own = find_backend_message(65537);
+  ASSERT_NE(own, nullptr);
+  EXPECT_EQ(&spec_of(BackendRequest::vring_vfio_group_msg), own);
+  EXPECT_EQ(find_backend_message(11), nullptr);
+  EXPECT_EQ(find_frontend_message(65537), nullptr);
+  EXPECT_EQ(text(ProtocolFeatures(3ULL << 62)), "bit62 VFIO_GROUP");
 }
 
 TEST(MessageTable, SaysWhyWhatIsNotHandledIsRefused) {

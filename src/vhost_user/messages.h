@@ -73,6 +73,19 @@ struct RemMemReg {
   RegionAddress region;  ///< the offset means nothing
 };
 
+/// The log of written pages.
+struct SetLogBase {
+  static constexpr auto kRequest = Request::set_log_base;
+  std::uint64_t size;    ///< bytes
+  std::uint64_t offset;  ///< of its first byte in the file
+  OwnedFd file;
+};
+
+struct SetLogFd {
+  static constexpr auto kRequest = Request::set_log_fd;
+  std::optional<EventFd> changed;  ///< absent: it wants no news
+};
+
 struct SetVringNum {
   static constexpr auto kRequest = Request::set_vring_num;
   QueueIndex queue;
@@ -189,11 +202,11 @@ struct SetStatus {
 };
 
 using FrontendMessage =
-    std::variant<GetFeatures, SetFeatures, SetOwner, ResetOwner, SetMemTable, SetVringNum, SetVringAddr, SetVringBase,
-                 GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures, SetProtocolFeatures,
-                 GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig, SetConfig, ResetDevice,
-                 VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus, GetInflightFd, SetInflightFd,
-                 GetVringBaseSkipDrain>;
+    std::variant<GetFeatures, SetFeatures, SetOwner, ResetOwner, SetMemTable, SetLogBase, SetLogFd, SetVringNum,
+                 SetVringAddr, SetVringBase, GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures,
+                 SetProtocolFeatures, GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig,
+                 SetConfig, ResetDevice, VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus,
+                 GetInflightFd, SetInflightFd, GetVringBaseSkipDrain>;
 
 /// What a message is answered with. Which one is due stands in the table.
 struct Done {};

@@ -22,6 +22,16 @@ Result<RegionWithFile> to_send(const memory::Region& region) {
                         .file = std::move(file)};
 }
 
+/// Without the features of messages that offer descriptors and need what is missing, nor what only those need.
+ProtocolFeatures without_idle_offers(ProtocolFeatures agreed) {
+  const auto lacks = [&agreed](BackendRequest request) { return !spec_of(request).needs.minus(agreed).is_empty(); };
+  const bool lacks_doorbells = lacks(BackendRequest::vring_host_notifier_msg);
+  const bool lacks_groups = lacks(BackendRequest::vring_vfio_group_msg);
+  if (lacks_doorbells) agreed = agreed.minus({ProtocolFeature::host_notifier});
+  if (lacks_groups) agreed = agreed.minus({ProtocolFeature::vfio_group});
+  return lacks_doorbells && lacks_groups ? agreed.minus({ProtocolFeature::backend_send_fd}) : agreed;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<RemoteBackend>> RemoteBackend::negotiate(Loop& loop, UnixSocket socket, RemoteOptions options,
@@ -46,14 +56,11 @@ Result<void> RemoteBackend::agree() {
     return fail(Errc::not_supported, "the back-end does not speak protocol features (feature bit 30)");
   }
   CW_TRY(const std::uint64_t extensions, ask_u64(GetProtocolFeatures{}));
-  ProtocolFeatures agreed(extensions &
-                          accepted_protocol_features(options_.inband_notifications, options_.in_flight).bits());
+  ProtocolFeatures agreed(extensions & accepted_protocol_features(options_.configured, options_.in_flight).bits());
   if (!agreed.has(ProtocolFeature::reply_ack) || !agreed.has(ProtocolFeature::backend_req)) {
     agreed = agreed.minus({ProtocolFeature::inband_notifications});
   }
-  if (!spec_of(BackendRequest::vring_host_notifier_msg).needs.minus(agreed).is_empty()) {
-    agreed = agreed.minus({ProtocolFeature::backend_send_fd, ProtocolFeature::host_notifier});
-  }
+  agreed = without_idle_offers(agreed);
   // With GET_VRING_BASE_INFLIGHT alone every stop would leave requests in flight: a front-end could drain no more.
   const ProtocolFeatures choice{ProtocolFeature::inflight_shmfd, ProtocolFeature::get_vring_base_inflight,
                                 ProtocolFeature::get_vring_base_skip_drain};
@@ -76,8 +83,7 @@ Result<void> RemoteBackend::agree() {
 Result<void> RemoteBackend::open_event_channel() {
   CW_TRY(auto pair, UnixSocket::make_pair());
   channel_ = std::make_unique<EventChannel>(
-      loop_, std::move(pair.first), options_.name,
-      [this](const BackendMessage& message) { return events_.check(message); },
+      loop_, std::move(pair.first), options_.name, [this](const BackendMessage& message) { return check(message); },
       [this](const BackendMessage& message) { events_.on_message(message); });
   requester_.look_after(channel_->fd(), [this] { return channel_->attend(); });
   return tell(SetBackendReqFd{std::move(pair.second)});
@@ -104,6 +110,15 @@ Result<void> RemoteBackend::need(Request request) const {
   if (missing.is_empty()) return {};
   return fail(Errc::not_supported,
               fmt::format("{}: the back-end has no protocol feature {}", spec.name, text(missing)));
+}
+
+Result<void> RemoteBackend::check(const BackendMessage& message) const {
+  if (!is_offer(message.request)) return {};
+  const MessageSpec& spec = spec_of(message.request);
+  if (const auto missing = spec.needs.minus(protocol_); !missing.is_empty()) {
+    return fail(Errc::not_supported, fmt::format("{}: needs protocol feature {}", spec.name, text(missing)));
+  }
+  return events_.check(message);
 }
 
 Result<void> RemoteBackend::come_so_far() {
@@ -244,7 +259,7 @@ Result<std::uint32_t> RemoteBackend::stop_ring(QueueIndex queue, vdpa::StopMode 
   if (channel_) {
     // What it has sent before it stopped the ring is there by now.
     channel_->attend();
-    channel_->drop_doorbell(queue);
+    channel_->drop_offers(queue);
   }
   const auto& base = std::get<VringBaseAnswer>(answer);
   if (base.queue != queue) {

@@ -22,8 +22,8 @@ namespace causeway::vhost_user {
 struct RemoteOptions {
   std::string name;  ///< begins log lines
   std::chrono::milliseconds patience;
-  bool inband_notifications = false;
-  bool in_flight = false;  ///< a record of what is in flight is wanted, where the back-end can keep one
+  ProtocolFeatures configured;  ///< of those that are used if configured
+  bool in_flight = false;       ///< a record of what is in flight is wanted, where the back-end can keep one
 };
 
 /// A ring as the messages carry it. Borrowed descriptors are shared ones.
@@ -42,7 +42,8 @@ struct RemoteRing {
 class RemoteEvents {
  public:
   virtual ~RemoteEvents() = default;
-  /// Whether a message can be accepted; changes nothing. Called from within requests too.
+  /// Whether what a message offers or withdraws, for which everything is negotiated, can be accepted; changes nothing.
+  /// Called from within requests too, and from within `negotiate`.
   virtual Result<void> check(const BackendMessage& message) const = 0;
   virtual void on_message(const BackendMessage& message) = 0;
   /// The connection has ended; the RemoteBackend may be destroyed.
@@ -88,8 +89,8 @@ class RemoteBackend {
   Result<void> set_up_ring(const RemoteRing& ring);
   /// Gives the kick descriptor, which starts the ring; absent: the back-end polls.
   Result<void> start_ring(QueueIndex queue, std::optional<KickFd> kick);
-  /// Stops the ring; its position as in SET_VRING_BASE. What the back-end has said of its doorbell is void from then
-  /// on. A back-end that cannot leave requests in flight finishes them.
+  /// Stops the ring; its position as in SET_VRING_BASE. What the back-end has said of its doorbell and VFIO group is
+  /// void from then on. A back-end that cannot leave requests in flight finishes them.
   Result<std::uint32_t> stop_ring(QueueIndex queue, vdpa::StopMode mode);
   Result<void> enable_ring(QueueIndex queue, bool enabled);
   Result<void> set_call(QueueIndex queue, std::optional<CallFd> call);
@@ -108,6 +109,7 @@ class RemoteBackend {
   Result<std::uint64_t> ask_u64(const FrontendMessage& message);
   Result<void> tell(const FrontendMessage& message);
   Result<void> need(Request request) const;
+  Result<void> check(const BackendMessage& message) const;
   Result<void> come_so_far();
   Result<void> agree();
   Result<void> open_event_channel();

@@ -56,6 +56,19 @@ class ScriptedBackend {
     const std::scoped_lock lock(mutex_);
     return records_;
   }
+  /// Sends on the back-end channel, once that is there; false: it is not, or closed.
+  bool send_event(const Bytes& bytes, const std::vector<const OwnedFd*>& fds) {
+    const std::scoped_lock lock(mutex_);
+    return channel_ && channel_->send(bytes, fds).has_value();
+  }
+  /// What has come on the back-end channel, at most `most` bytes.
+  Bytes read_event_reply(std::size_t most) {
+    const std::scoped_lock lock(mutex_);
+    Bytes bytes(most);
+    const auto got = channel_->receive(bytes);
+    bytes.resize(got ? got->bytes : 0);
+    return bytes;
+  }
 
  private:
   void serve(const std::stop_token& stop) {
@@ -101,6 +114,9 @@ class ScriptedBackend {
     if (request == Request::set_inflight_fd && !fds_.empty()) {
       records_.push_back(std::make_shared<const OwnedFd>(std::move(fds_.back())));
     }
+    if (request == Request::set_backend_req_fd && !fds_.empty()) {
+      channel_.emplace(*UnixSocket::adopt(std::move(fds_.back())));
+    }
     fds_.clear();
   }
   static bool send_record(UnixSocket& socket, const Bytes& body) {
@@ -145,6 +161,7 @@ class ScriptedBackend {
   std::vector<Request> seen_;
   std::vector<std::uint32_t> bases_;
   std::vector<std::shared_ptr<const OwnedFd>> records_;
+  std::optional<UnixSocket> channel_;
   std::vector<OwnedFd> fds_;
   std::jthread thread_;
 };

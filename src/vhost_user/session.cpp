@@ -8,6 +8,8 @@ namespace causeway::vhost_user {
 namespace {
 
 constexpr std::uint64_t kProtocolFeaturesMask = std::uint64_t{1} << kProtocolFeaturesBit;
+/// VHOST_F_LOG_ALL: no feature of a device, though it lies among them.
+constexpr std::uint64_t kLogAllMask = std::uint64_t{1} << 26;
 
 Failure broken(Error error, const MessageSpec& spec) {
   return fail(std::move(error).context(spec.name));
@@ -32,11 +34,12 @@ Session::Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions opti
       log_(log),
       options_(options),
       on_memory_lost_(std::move(on_memory_lost)),
-      doorbells_(loop, port, log, [this] { return doorbell_channel(); }) {}
+      doorbells_(loop, port, log, [this] { return doorbell_channel(); }),
+      groups_(options.vfio_groups, log, [this] { return channel_for(BackendRequest::vring_vfio_group_msg); }) {}
 
 Session::~Session() {
   // Nobody is there to be told.
-  doorbells_.forget_all();
+  forget_all_offers();
   if (is_attached_) port_.detach();
 }
 
@@ -129,11 +132,19 @@ Result<Answer> Session::on(const GetFeatures&) {
   // To reset one ring, a front-end would have to stop and start it here. QEMU (10.0) does not for a vhost-user NIC: the
   // driver's new ring would be worked at the old one's position.
   const auto offered = port_.offered_features().without(virtio::Feature::ring_reset);
-  return U64Answer{offered.bits() | kProtocolFeaturesMask};
+  return U64Answer{offered.bits() | kProtocolFeaturesMask | (port_.can_log() ? kLogAllMask : 0)};
 }
 
 Result<Answer> Session::on(const SetFeatures& message) {
-  CW_CHECK(port_.set_features(virtio::FeatureSet(message.features & ~kProtocolFeaturesMask)));
+  const bool logs_all = (message.features & kLogAllMask) != 0;
+  if (logs_all && !port_.can_log()) return fail(Errc::not_supported, "LOG_ALL, which was not offered");
+  // The log may be turned on and off while rings run, unlike features of the device.
+  CW_CHECK(port_.set_features(virtio::FeatureSet(message.features & ~kProtocolFeaturesMask & ~kLogAllMask)));
+  const bool logged_all = std::exchange(logs_all_, logs_all);
+  if (auto done = update_log(); !done) {
+    logs_all_ = logged_all;
+    return fail(std::move(done).error());
+  }
   layout_ = virtio::layout_of(port_.features());
   rings_start_enabled_ = (message.features & kProtocolFeaturesMask) == 0;
   if (rings_start_enabled_) CW_CHECK(enable_all_rings(true));
@@ -141,13 +152,18 @@ Result<Answer> Session::on(const SetFeatures& message) {
 }
 
 Result<Answer> Session::on(const GetProtocolFeatures&) {
-  return U64Answer{offered_protocol_features(options_.inband_notifications).bits()};
+  return U64Answer{offered_protocol().bits()};
+}
+
+ProtocolFeatures Session::offered_protocol() const {
+  const auto offered = offered_protocol_features(options_.configured());
+  return port_.can_log() ? offered : offered.minus({ProtocolFeature::log_shmfd});
 }
 
 Result<Answer> Session::on(const SetProtocolFeatures& message) {
   if (message.features == protocol_) return Done{};
   if (!port_.is_suspended()) return fail(Errc::peer_violation, "changed while rings run");
-  const auto unknown = message.features.minus(offered_protocol_features(options_.inband_notifications));
+  const auto unknown = message.features.minus(offered_protocol());
   if (!unknown.is_empty()) return fail(Errc::not_supported, fmt::format("{} not offered", text(unknown)));
   const ProtocolFeatures inband_needs{ProtocolFeature::backend_req, ProtocolFeature::reply_ack};
   if (message.features.has(ProtocolFeature::inband_notifications)) {

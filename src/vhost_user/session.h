@@ -9,6 +9,7 @@
 #include "vhost_user/backend_channel.h"
 #include "vhost_user/codec.h"
 #include "vhost_user/doorbells.h"
+#include "vhost_user/group_offers.h"
 #include "vhost_user/inband_queue.h"
 #include "vhost_user/port_log.h"
 
@@ -24,6 +25,9 @@ namespace causeway::vhost_user {
 struct SessionOptions {
   /// Offers INBAND_NOTIFICATIONS. Never towards QEMU, which accepts the bit without implementing it.
   bool inband_notifications = false;
+  /// Offers VFIO_GROUP: the front-end may have the VFIO groups of the port's Devices, and with them the functions.
+  bool vfio_groups = false;
+  ProtocolFeatures configured() const { return configured_features(inband_notifications, vfio_groups); }
 };
 
 /// What a front-end has said of a ring once and need not say again after a reset: the Port forgets it, we do not. QEMU,
@@ -79,6 +83,8 @@ class Session final : private port::DriverSide {
   void offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area) override { doorbells_.offer(queue, area); }
   void withdraw_notify_area(QueueIndex queue) override { doorbells_.withdraw(queue); }
   port::Doorbell doorbell(QueueIndex queue) const override { return doorbells_.state(queue); }
+  void offer_vfio_group(QueueIndex queue, const OwnedFd& group) override { groups_.offer(queue, group); }
+  void withdraw_vfio_group(QueueIndex queue) override { groups_.withdraw(queue); }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
   Result<void> check_negotiated(const MessageSpec& spec) const;
@@ -91,11 +97,15 @@ class Session final : private port::DriverSide {
   Result<Answer> on(const SetFeatures&);
   Result<Answer> on(const GetProtocolFeatures&);
   Result<Answer> on(const SetProtocolFeatures&);
+  ProtocolFeatures offered_protocol() const;
   Result<Answer> on(const GetQueueNum&);
   Result<Answer> on(const SetOwner&);
   Result<Answer> on(const ResetOwner&);
   // session_memory.cpp
   Result<Answer> on(SetMemTable);
+  Result<Answer> on(const SetLogBase&);
+  Result<Answer> on(SetLogFd);
+  Result<void> update_log();
   Result<Answer> on(AddMemReg);
   Result<Answer> on(const RemMemReg&);
   Result<Answer> on(const GetMaxMemSlots&);
@@ -132,7 +142,11 @@ class Session final : private port::DriverSide {
   /// Puts back what a reset of the device does not take from the front-end.
   Result<void> restore_rings();
   void send_due_config_change();
-  /// Over which doorbells can be offered; nullptr: they cannot.
+  /// What the front-end has let go of by itself.
+  void forget_offers(QueueIndex queue);
+  void forget_all_offers();
+  /// Over which such messages can be sent; nullptr: they cannot.
+  BackendChannel* channel_for(BackendRequest request) const;
   BackendChannel* doorbell_channel() const;
   BackendChannel::OnDoorbell on_doorbell();
   // session_handover.cpp
@@ -144,12 +158,16 @@ class Session final : private port::DriverSide {
   SessionOptions options_;
   std::function<void()> on_memory_lost_;
   ProtocolFeatures protocol_;
-  virtio::Layout layout_ = virtio::Layout::split;  // negotiated last; a reset does not end it
+  virtio::Layout layout_ = virtio::Layout::split;      // negotiated last; a reset does not end it
+  std::shared_ptr<const memory::DirtyLog> dirty_log_;  // as the front-end gave it, whether it is in use or not
+  std::shared_ptr<const EventFd> dirty_log_event_;
+  bool logs_all_ = false;  // VHOST_F_LOG_ALL is set
   bool is_attached_ = false;
   bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
   bool is_broken_ = false;            // a rule was broken after which the connection must end
   bool config_change_due_ = false;    // came while suspended
   Doorbells doorbells_;
+  GroupOffers groups_;
   std::unique_ptr<BackendChannel> channel_;
   std::map<QueueIndex, InbandQueue> inband_;  // running queues; destroyed before the channel
   std::map<QueueIndex, RingMemo> rings_;

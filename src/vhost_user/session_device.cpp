@@ -31,7 +31,7 @@ Result<Answer> Session::on(const SetStatus& message) {
     CW_CHECK(port_.set_status(status));
     return Done{};
   }
-  doorbells_.forget_all();
+  forget_all_offers();
   // QEMU before 8.0 writes 0 at every stop, and only then asks where its rings have stopped: the positions must
   // survive.
   std::vector<vdpa::QueueState> positions;
@@ -50,7 +50,7 @@ Result<Answer> Session::on(const GetStatus&) {
 }
 
 Result<Answer> Session::on(const ResetDevice&) {
-  doorbells_.forget_all();
+  forget_all_offers();
   port_.reset();
   for (auto& [queue, memo] : rings_) memo.enabled = rings_start_enabled_;
   CW_CHECK(restore_rings());
@@ -74,14 +74,29 @@ Result<Answer> Session::on(SetBackendReqFd message) {
                                               protocol_.has(ProtocolFeature::reply_ack), on_doorbell());
   for (auto& [queue, inband] : inband_) inband.watch(loop_, *channel_, queue);
   doorbells_.offer_again();
+  groups_.offer_again();
   return Done{};
 }
 
-BackendChannel* Session::doorbell_channel() const {
-  const auto missing = spec_of(BackendRequest::vring_host_notifier_msg).needs.minus(protocol_);
-  // Before VERSION_1 a driver's kicks of all queues go to one register.
-  if (!missing.is_empty() || !port_.features().has(virtio::Feature::version_1)) return nullptr;
+void Session::forget_offers(QueueIndex queue) {
+  doorbells_.forget(queue);
+  groups_.forget(queue);
+}
+
+void Session::forget_all_offers() {
+  doorbells_.forget_all();
+  groups_.forget_all();
+}
+
+BackendChannel* Session::channel_for(BackendRequest request) const {
+  if (!spec_of(request).needs.minus(protocol_).is_empty()) return nullptr;
   return channel_ && channel_->is_open() ? channel_.get() : nullptr;
+}
+
+BackendChannel* Session::doorbell_channel() const {
+  // Before VERSION_1 a driver's kicks of all queues go to one register.
+  if (!port_.features().has(virtio::Feature::version_1)) return nullptr;
+  return channel_for(BackendRequest::vring_host_notifier_msg);
 }
 
 BackendChannel::OnDoorbell Session::on_doorbell() {

@@ -218,7 +218,7 @@ class Inband : public Channel {
  protected:
   void SetUp() override {
     start(1, {.inband_notifications = true});
-    negotiate(offered_protocol_features(true).minus({ProtocolFeature::gpa_addresses}));
+    negotiate(offered_protocol_features(configured_features(true, false)).minus({ProtocolFeature::gpa_addresses}));
     give_memory();
     open_channel();
     set_up_ring(0);

@@ -1,54 +1,25 @@
 // VRING_HOST_NOTIFIER_MSG: the doorbell of a queue on its way to the front-end and back.
 #include "vhost_user/session_fixture.h"
 
-#include <chrono>
-#include <thread>
-
 namespace causeway::vhost_user::testing {
 namespace {
 
-using std::chrono::milliseconds;
-using std::chrono::steady_clock;
-
-class ADoorbell : public SessionTest {
+class ADoorbell : public ChannelTest {
  protected:
   void SetUp() override {
     SessionTest::SetUp();
     give(device());
     rig_->prepare = give;
   }
-  void TearDown() override {
-    channel_.reset();
-    SessionTest::TearDown();
-  }
   static void give(FakeDevice& device) { device.doorbells.emplace(*make_memfd("doorbells", 4 * kPage)); }
 
-  void begin(ProtocolFeatures features = usual()) {
-    negotiate(features);
-    give_memory();
-    auto [ours, theirs] = *UnixSocket::make_pair();
-    channel_ = std::make_unique<Peer>(std::move(ours));
-    exchange(Request::set_backend_req_fd, {}, {&theirs.fd()});
-  }
   void change(bool has_one) {
     device().doorbells.reset();
     if (has_one) give(device());
     device().observer->notify_area_changed(QueueIndex{0});
   }
   void answer(std::uint64_t value, BackendRequest request = BackendRequest::vring_host_notifier_msg) {
-    channel_->send_raw(message(std::to_underlying(request), wire::kVersion | wire::kReplyFlag, bytes_of(value)));
-    rig_->pump();
-  }
-  void stop_ring() { exchange(Request::get_vring_base, bytes_of(wire::VringState{.index = 0, .number = 0})); }
-  /// What comes within `limit`.
-  std::optional<Reply> told(milliseconds limit = milliseconds(0)) {
-    const auto end = steady_clock::now() + limit;
-    for (;;) {
-      rig_->pump();
-      if (auto message = channel_->receive()) return message;
-      if (steady_clock::now() >= end) return std::nullopt;
-      std::this_thread::sleep_for(milliseconds(1));
-    }
+    ChannelTest::answer(value, request);
   }
   void expect_offer(milliseconds limit = milliseconds(0)) {
     const auto offer = told(limit);
@@ -76,8 +47,6 @@ class ADoorbell : public SessionTest {
     answer(0);
     ASSERT_EQ(state(), port::Doorbell::accepted);
   }
-
-  std::unique_ptr<Peer> channel_;
 };
 
 TEST_F(ADoorbell, IsOfferedWhenItsRingStarts) {

@@ -5,19 +5,19 @@ namespace {
 
 class Features : public SessionTest {};
 
-TEST_F(Features, OffersThePortsFeaturesAndBit30ButNoResetOfARing) {
+TEST_F(Features, OffersThePortsFeaturesBit30AndALogButNoResetOfARing) {
   const auto reply = exchange(Request::get_features);
   ASSERT_TRUE(reply);
   ASSERT_TRUE(port().offered_features().has(virtio::Feature::ring_reset));
   const auto offered = port().offered_features().without(virtio::Feature::ring_reset);
-  EXPECT_EQ(reply->u64(), offered.bits() | (1ULL << kProtocolFeaturesBit));
+  EXPECT_EQ(reply->u64(), offered.bits() | (1ULL << kProtocolFeaturesBit) | (1ULL << 26));
   EXPECT_EQ(reply->flags, wire::kVersion | wire::kReplyFlag);
 }
 
 TEST_F(Features, OffersProtocolFeaturesBeforeSetFeatures) {
   const auto reply = exchange(Request::get_protocol_features);
   ASSERT_TRUE(reply);
-  EXPECT_EQ(reply->u64(), offered_protocol_features(false).bits());
+  EXPECT_EQ(reply->u64(), offered_protocol_features().bits());
 }
 
 TEST_F(Features, GivesTheDeviceWhatWasNegotiatedWithoutBit30) {
@@ -59,12 +59,13 @@ TEST_F(Features, AMessageWithAReplyOfItsOwnGetsNoSecondOne) {
 }
 
 TEST_F(Features, RefusesProtocolFeaturesThatWereNotOffered) {
-  exchange(Request::set_protocol_features, bytes_of(ProtocolFeatures{ProtocolFeature::log_shmfd}.bits()));
+  exchange(Request::set_protocol_features, bytes_of(ProtocolFeatures{ProtocolFeature::pagefault}.bits()));
   EXPECT_FALSE(is_connected());
 }
 
 TEST_F(Features, InbandIsNotOfferedUnlessConfigured) {
-  exchange(Request::set_protocol_features, bytes_of(offered_protocol_features(true).bits()));
+  exchange(Request::set_protocol_features,
+           bytes_of(offered_protocol_features(configured_features(true, false)).bits()));
   EXPECT_FALSE(is_connected());
 }
 

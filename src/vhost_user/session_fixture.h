@@ -8,14 +8,18 @@
 
 #include <sys/resource.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "support/driver_side.h"
 
 namespace causeway::vhost_user::testing {
+
+using std::chrono::milliseconds;
 
 struct Reply {
   std::uint32_t request;
@@ -100,7 +104,8 @@ struct Rig {
     if (prepare) prepare(*device);
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     devices.push_back(std::move(fake));
-    return *port::Port::make(loop, {.name = "net0", .features_off = {}}, std::move(devices));
+    return *port::Port::make(loop, {.name = "net0", .features_off = {}, .relay_worker = relays.get()},
+                             std::move(devices));
   }
 
   /// Another process takes over: what goes to it, as it arrives there.
@@ -136,6 +141,7 @@ struct Rig {
   SessionOptions options;
   Loop loop;
   PortLog log{"net0"};
+  std::unique_ptr<Worker> relays = *Worker::start({.name = "relays", .polling = Polling::sleep, .cpu = {}});
   std::function<void(FakeDevice&)> prepare;  ///< for a device that comes with a new port
   FakeDevice* device = nullptr;
   std::unique_ptr<port::Port> port;
@@ -182,7 +188,7 @@ class SessionTest : public ::testing::Test {
   bool answers() { return exchange(Request::get_features).has_value(); }
 
   /// What QEMU of today accepts of our offer.
-  static ProtocolFeatures usual() { return offered_protocol_features(false).minus({ProtocolFeature::gpa_addresses}); }
+  static ProtocolFeatures usual() { return offered_protocol_features().minus({ProtocolFeature::gpa_addresses}); }
 
   void negotiate(ProtocolFeatures features = usual()) {
     ASSERT_TRUE(exchange(Request::get_features).has_value());
@@ -220,6 +226,39 @@ class SessionTest : public ::testing::Test {
   EventFd call_ = *EventFd::make();
   Census before_ = Census::take();
   std::unique_ptr<Rig> rig_;
+};
+
+/// With a back-end channel, whose other end is the test's.
+class ChannelTest : public SessionTest {
+ protected:
+  void TearDown() override {
+    channel_.reset();
+    SessionTest::TearDown();
+  }
+  void begin(ProtocolFeatures features = usual()) {
+    negotiate(features);
+    give_memory();
+    auto [ours, theirs] = *UnixSocket::make_pair();
+    channel_ = std::make_unique<Peer>(std::move(ours));
+    exchange(Request::set_backend_req_fd, {}, {&theirs.fd()});
+  }
+  void answer(std::uint64_t value, BackendRequest request) {
+    channel_->send_raw(message(std::to_underlying(request), wire::kVersion | wire::kReplyFlag, bytes_of(value)));
+    rig_->pump();
+  }
+  void stop_ring() { exchange(Request::get_vring_base, bytes_of(wire::VringState{.index = 0, .number = 0})); }
+  /// What comes within `limit`.
+  std::optional<Reply> told(milliseconds limit = milliseconds(0)) {
+    const auto end = std::chrono::steady_clock::now() + limit;
+    for (;;) {
+      rig_->pump();
+      if (auto message = channel_->receive()) return message;
+      if (std::chrono::steady_clock::now() >= end) return std::nullopt;
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+  }
+
+  std::unique_ptr<Peer> channel_;
 };
 
 }  // namespace causeway::vhost_user::testing

@@ -6,6 +6,8 @@
 #include "vhost_user/connection.h"
 #include "vhost_user/test_support.h"
 
+#include <fcntl.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -43,12 +45,13 @@ class Target {
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     auto device = std::make_unique<FakeDevice>(std::uint16_t{2});
     device->doorbells.emplace(*make_memfd("doorbells", 4 * kPage));
+    device->group.emplace(OwnedFd::adopt(::open("/dev/null", O_RDWR | O_CLOEXEC)));
     devices.push_back(std::move(device));
     port_ = *port::Port::make(loop_, {.name = "fuzz", .features_off = {}}, std::move(devices));
     auto [ours, theirs] = *UnixSocket::make_pair();
     peer_.emplace(std::move(theirs));
-    connection_ = *Connection::open(loop_, *port_, log_, {.inband_notifications = true}, std::move(ours),
-                                    [this] { connection_.reset(); });
+    connection_ = *Connection::open(loop_, *port_, log_, {.inband_notifications = true, .vfio_groups = true},
+                                    std::move(ours), [this] { connection_.reset(); });
   }
 
   void run(std::span<const std::byte> input) {

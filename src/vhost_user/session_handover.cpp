@@ -19,7 +19,11 @@ void Session::hand_over(ParcelWriter& parcel) const {
     write_event(parcel, memo.err);
   }
   parcel.flag(channel_ && channel_->is_open());
-  if (channel_ && channel_->is_open()) channel_->hand_over(parcel, doorbells_.told());
+  if (channel_ && channel_->is_open()) {
+    BackendChannel::Told told = groups_.told();
+    told.merge(doorbells_.told());
+    channel_->hand_over(parcel, std::move(told));
+  }
   parcel.number(static_cast<std::uint32_t>(inband_.size()));
   for (const auto& [queue, inband] : inband_) {
     parcel.number(virtio::number(queue));

@@ -42,6 +42,29 @@ Result<Answer> Session::on(const RemMemReg& message) {
   return Done{};
 }
 
+// --- The log of written pages. It is in use while there is one and VHOST_F_LOG_ALL is set. --------------------------
+
+Result<Answer> Session::on(const SetLogBase& message) {
+  CW_TRY(auto log, memory::DirtyLog::map(message.file, message.offset, message.size));
+  const auto before = std::exchange(dirty_log_, log->with_event(dirty_log_event_));
+  auto done = update_log();
+  if (done) return U64Answer{0};
+  dirty_log_ = before;
+  return fail(std::move(done).error());
+}
+
+Result<Answer> Session::on(SetLogFd message) {
+  dirty_log_event_ = message.changed ? std::make_shared<const EventFd>(*std::move(message.changed)) : nullptr;
+  if (!dirty_log_) return Done{};
+  dirty_log_ = dirty_log_->with_event(dirty_log_event_);
+  CW_CHECK(update_log());
+  return Done{};
+}
+
+Result<void> Session::update_log() {
+  return port_.set_log(logs_all_ ? dirty_log_ : nullptr);
+}
+
 Result<Answer> Session::on(const GetMaxMemSlots&) {
   return U64Answer{kMaxMemorySlots};
 }

@@ -15,8 +15,11 @@ Result<Answer> Session::on(const SetVringNum& message) {
 }
 
 Result<Answer> Session::on(const SetVringAddr& message) {
-  if (message.log_used) {
-    return fail(Errc::not_supported, fmt::format("queue {}: logging is not negotiated", virtio::number(message.queue)));
+  // VHOST_VRING_F_LOG: with LOG_ALL the rings are logged too, at their guest addresses. QEMU names for a packed ring an
+  // address at which no used descriptor lies.
+  if (message.log_used && !logs_all_) {
+    return fail(Errc::peer_violation,
+                fmt::format("queue {}: its log is asked for without LOG_ALL", virtio::number(message.queue)));
   }
   CW_CHECK(port_.set_queue_addresses(message.queue, {.kind = address_kind(message),
                                                      .descriptors = message.descriptors,
@@ -61,7 +64,7 @@ vdpa::StopMode Session::stop_mode() const {
 }
 
 Result<Answer> Session::end_ring(QueueIndex queue, vdpa::StopMode mode) {
-  doorbells_.forget(queue);
+  forget_offers(queue);
   CW_TRY(const auto state, port_.stop_queue(queue, mode));
   inband_.erase(queue);
   if (channel_) channel_->drop(queue);

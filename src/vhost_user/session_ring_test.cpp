@@ -189,7 +189,7 @@ TEST_F(RingsWithoutProtocolFeatures, TakeNoSetVringEnable) {
 class RingsBeforeSetFeatures : public SessionTest {};
 
 TEST_F(RingsBeforeSetFeatures, CanBeEnabledAsQemuDoes) {
-  exchange(Request::set_protocol_features, bytes_of(offered_protocol_features(false).bits()));
+  exchange(Request::set_protocol_features, bytes_of(offered_protocol_features().bits()));
   EXPECT_EQ(ask(Request::set_vring_enable, bytes_of(wire::VringState{.index = 0, .number = 1})), 0u);
   exchange(Request::set_features, bytes_of(features_with_bit30()));
   give_memory();
@@ -201,7 +201,7 @@ class GpaAddresses : public SessionTest {
  protected:
   void SetUp() override {
     SessionTest::SetUp();
-    negotiate(offered_protocol_features(false));
+    negotiate(offered_protocol_features());
     give_memory();
   }
 };

@@ -153,6 +153,7 @@ class FakeDevice final : public vdpa::Device {
     if (!doorbells) return std::nullopt;
     return vdpa::NotifyArea{.fd = *doorbells, .offset = kPage * virtio::number(queue), .size = doorbell_size};
   }
+  const OwnedFd* vfio_group(vdpa::QueueIndex) const override { return group ? &*group : nullptr; }
   vdpa::ControlReply control(std::span<const std::byte>) override { return {.ack = 1}; }
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex) const override { return {}; }
   Result<void> announce(std::span<const std::byte, 6> mac) override {
@@ -182,6 +183,7 @@ class FakeDevice final : public vdpa::Device {
   std::function<void()> on_stop;
   std::optional<OwnedFd> doorbells;  ///< a page for each queue
   std::uint64_t doorbell_size = kPage;
+  std::optional<OwnedFd> group;  ///< of all queues
 
  private:
   vdpa::DeviceInfo info_{.name = {},

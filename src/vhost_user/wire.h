@@ -35,6 +35,12 @@ struct VringAddr {
 static_assert(sizeof(VringAddr) == 40);
 inline constexpr std::uint32_t kVringAddrLog = 0x1;  ///< VHOST_VRING_F_LOG
 
+struct LogArea {
+  std::uint64_t size;
+  std::uint64_t offset;
+};
+static_assert(sizeof(LogArea) == 16);
+
 inline constexpr std::uint64_t kVringFdIndexMask = 0xff;
 inline constexpr std::uint64_t kVringFdNone = 0x100;
 
@@ -44,6 +50,13 @@ struct VringArea {
   std::uint64_t offset;
 };
 static_assert(sizeof(VringArea) == 24);
+
+struct VringGroup {
+  std::uint32_t queue;  ///< index
+  std::uint32_t flags;
+};
+static_assert(sizeof(VringGroup) == 8);
+inline constexpr std::uint32_t kVringGroupComes = 0x1;  ///< a descriptor comes along; else the group is withdrawn
 
 struct Region {
   std::uint64_t guest_address;

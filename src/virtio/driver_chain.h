@@ -19,11 +19,20 @@ struct UsedChain {
   std::uint32_t written;  ///< bytes the device says it wrote; with IN_ORDER all of the chain's, for one in a batch
 };
 
-/// Longest chain that a driver side puts into an indirect table of its own; longer ones go into the ring.
+/// Entries of an indirect table, where its user does not say otherwise.
 inline constexpr std::uint32_t kIndirectEntries = 32;
 /// Bytes of the area for indirect tables of a ring of `entries`.
-constexpr std::size_t indirect_bytes(std::uint32_t entries) {
-  return std::size_t{16} * kIndirectEntries * entries;
+constexpr std::size_t indirect_bytes(std::uint32_t entries, std::uint32_t table_entries = kIndirectEntries) {
+  return std::size_t{16} * table_entries * entries;
 }
+
+/// Where a driver side may put its indirect tables: `indirect_bytes` bytes, aligned to 16. Value type.
+struct IndirectArea {
+  // NOLINTNEXTLINE(google-explicit-constructor): most users say only where.
+  IndirectArea(memory::Iova where, std::uint32_t entries_each = kIndirectEntries)
+      : at(where), table_entries(entries_each) {}
+  memory::Iova at;
+  std::uint32_t table_entries;  ///< the longest chain that goes into a table; longer ones go into the ring
+};
 
 }  // namespace causeway::virtio

@@ -18,7 +18,7 @@ namespace causeway::virtio {
 template <class Ring>
 concept DriverRing = requires(Ring ring, const Ring constant, const RingConfig config,
                               const std::shared_ptr<const memory::MemoryMap>& map,
-                              std::span<const DriverBuffer> buffers, std::optional<memory::Iova> area) {
+                              std::span<const DriverBuffer> buffers, std::optional<IndirectArea> area) {
   { Ring::start(config, map, area) } -> std::same_as<Result<Ring>>;
   { ring.add(buffers, buffers, std::uint64_t{}) } -> std::same_as<bool>;
   { ring.publish() } -> std::same_as<bool>;
@@ -35,7 +35,7 @@ static_assert(DriverRing<SplitDriverQueue> && DriverRing<PackedDriverQueue>);
 class DriverQueue {
  public:
   static Result<DriverQueue> start(const RingConfig& config, const std::shared_ptr<const memory::MemoryMap>& map,
-                                   std::optional<memory::Iova> indirect_area = std::nullopt) {
+                                   std::optional<IndirectArea> indirect_area = std::nullopt) {
     if (config.layout() == Layout::packed) {
       CW_TRY(auto ring, PackedDriverQueue::start(config, map, indirect_area));
       return DriverQueue(std::move(ring));

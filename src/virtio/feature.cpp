@@ -58,6 +58,7 @@ constexpr std::array kNetNames = {
     named(NetFeature::guest_announce, "guest_announce"),
     named(NetFeature::mq, "mq"),
     named(NetFeature::ctrl_mac_addr, "ctrl_mac_addr"),
+    named(NetFeature::device_stats, "device_stats"),
     named(NetFeature::vq_notf_coal, "vq_notf_coal"),
     named(NetFeature::notf_coal, "notf_coal"),
     named(NetFeature::guest_uso4, "guest_uso4"),

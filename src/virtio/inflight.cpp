@@ -25,14 +25,14 @@ InflightRegion::InflightRegion(Layout layout, std::uint16_t queues, QueueSize en
       memory_(std::move(memory)) {}
 
 Result<InflightRegion> InflightRegion::make(Layout layout, std::uint16_t queues, QueueSize entries) {
-  const std::uint64_t bytes = std::uint64_t{queues} * InflightArea::size(layout, entries.entries());
+  const std::uint64_t bytes = full_size(layout, queues, entries);
   CW_TRY(auto file, make_memfd("causeway-inflight", bytes));
   return adopt(layout, queues, entries, std::move(file), 0, bytes);
 }
 
 Result<InflightRegion> InflightRegion::adopt(Layout layout, std::uint16_t queues, QueueSize entries, OwnedFd file,
                                              std::uint64_t offset, std::uint64_t size) {
-  const std::uint64_t least = std::uint64_t{queues} * InflightArea::size(layout, entries.entries());
+  const std::uint64_t least = least_size(layout, queues, entries);
   if (queues == 0 || size < least) {
     return fail(Errc::peer_violation,
                 fmt::format("an in-flight region of {} bytes for {} queues of {} entries, which need {}", size, queues,
@@ -46,8 +46,14 @@ Result<InflightRegion> InflightRegion::adopt(Layout layout, std::uint16_t queues
 std::optional<InflightArea> InflightRegion::area(QueueIndex queue, Layout layout, QueueSize entries) const {
   if (number(queue) >= queues_ || layout != layout_ || entries.entries() > entries_.entries()) return std::nullopt;
   const std::size_t stride = InflightArea::size(layout_, entries_.entries());
+  const std::size_t log = InflightArea::log_size(layout_, entries_.entries());
   const std::span<std::byte> all(memory_->data(), memory_->size());
-  return InflightArea{.memory = memory_, .bytes = memory::GuestSpan::over(all.subspan(number(queue) * stride, stride))};
+  InflightArea area{
+      .memory = memory_, .bytes = memory::GuestSpan::over(all.subspan(number(queue) * stride, stride)), .log = {}};
+  if (size() >= full_size(layout_, queues_, entries_)) {
+    area.log = memory::GuestSpan::over(all.subspan(queues_ * stride + number(queue) * log, log));
+  }
+  return area;
 }
 
 void InflightArea::clear() const {
@@ -223,7 +229,17 @@ void PackedInflight::unmark(std::uint16_t id) {
   put<std::uint8_t>(area_, inflight::packed::at(head) + inflight::packed::kInflight, 0);
 }
 
-void PackedInflight::before_publish(PackedPosition used) {
+void PackedInflight::store_log(std::span<const PackedUsed> batch) {
+  if (area_.log.size() == 0) return;
+  std::size_t offset = inflight::packed::kLogTable;
+  for (const PackedUsed& entry : batch) {
+    area_.log.store(offset, std::bit_cast<std::uint64_t>(entry), std::memory_order_release);
+    offset += sizeof entry;
+  }
+  area_.log.store(0, inflight::log_word(batch.size(), published_, used_position_), std::memory_order_release);
+}
+
+void PackedInflight::before_publish(PackedPosition used, std::span<const PackedUsed> batch) {
   const std::uint16_t old_free_head = free_head_;
   for (const std::uint16_t id : used_) {
     const auto found = entry_of_.find(id);
@@ -233,10 +249,13 @@ void PackedInflight::before_publish(PackedPosition used) {
     entry_of_.erase(found);
   }
   used_.clear();
-  // The positions first: that they differ says that the heads may.
   used_position_ = used;
-  store_positions(published_);
+  store_log(batch);
   if (!given_back_.empty()) store_heads(old_free_head);
+  // That the positions differ says that the new heads count, and that all of the batch will be used.
+  store_positions(published_);
+  // The ring is written by relaxed stores.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 void PackedInflight::after_publish() {

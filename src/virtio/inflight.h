@@ -19,8 +19,9 @@ namespace causeway::virtio {
 
 /// The record of one queue. Whoever shares the memory may write any byte at any time. Value type.
 struct InflightArea {
-  std::shared_ptr<const Mapping> memory;  ///< keeps `bytes` alive
-  memory::GuestSpan bytes;
+  std::shared_ptr<const Mapping> memory;  ///< keeps the bytes alive
+  memory::GuestSpan bytes;                ///< as vhost-user.rst has it
+  memory::GuestSpan log;                  ///< ours, of a packed ring: what a publish is about to write; may be empty
 
   /// Makes it fresh: nothing was ever recorded.
   void clear() const;
@@ -30,14 +31,27 @@ struct InflightArea {
         layout == Layout::packed ? 32 + std::size_t{32} * entries : 16 + std::size_t{16} * entries;
     return (bytes + 63) / 64 * 64;
   }
+  /// Size of the log that goes with it, a multiple of 64.
+  static constexpr std::size_t log_size(Layout layout, std::uint16_t entries) {
+    return layout == Layout::packed ? (8 + std::size_t{8} * entries + 63) / 64 * 64 : 0;
+  }
 };
 
-/// The areas of all queues of a device, one behind the other, all of the same ring size. Value type; file and mapping
-/// are shared.
+/// The areas of all queues of a device, one behind the other, all of the same ring size; behind them all, where there
+/// is room, the logs: vhost-user's record alone cannot tell how far a crash in the middle of a batch has come, since a
+/// packed ring's descriptors are overwritten by used ones. Value type; file and mapping are shared.
 class InflightRegion {
  public:
   /// Fresh: nothing was ever recorded.
   static Result<InflightRegion> make(Layout layout, std::uint16_t queues, QueueSize entries);
+  /// Size of a region without logs, which is the least there can be, and with them.
+  static constexpr std::uint64_t least_size(Layout layout, std::uint16_t queues, QueueSize entries) {
+    return queues * std::uint64_t{InflightArea::size(layout, entries.entries())};
+  }
+  static constexpr std::uint64_t full_size(Layout layout, std::uint16_t queues, QueueSize entries) {
+    return least_size(layout, queues, entries) +
+           queues * std::uint64_t{InflightArea::log_size(layout, entries.entries())};
+  }
   /// Memory that another process has kept. Errc::peer_violation: it is too small, or not inside the file.
   static Result<InflightRegion> adopt(Layout layout, std::uint16_t queues, QueueSize entries, OwnedFd file,
                                       std::uint64_t offset, std::uint64_t size);
@@ -116,8 +130,8 @@ class PackedInflight {
   void mark(const InFlight& chain);
   void unmark(std::uint16_t id);
   void use(std::uint16_t id) { used_.push_back(id); }
-  /// Around the store that makes used descriptors visible; the used position becomes `used`.
-  void before_publish(PackedPosition used);
+  /// Around the stores that make the used descriptors of a batch visible; the used position becomes `used`.
+  void before_publish(PackedPosition used, std::span<const PackedUsed> batch);
   void after_publish();
 
  private:
@@ -127,6 +141,7 @@ class PackedInflight {
   void give_back(std::uint16_t head);
   void store_heads(std::uint16_t old_free_head);
   void store_positions(PackedPosition old_used);
+  void store_log(std::span<const PackedUsed> batch);
 
   InflightArea area_;
   std::uint16_t entries_;

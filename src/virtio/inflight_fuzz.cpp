@@ -33,6 +33,7 @@ struct Rig {
       bytes = bytes.subspan(count);
     };
     fill(area->bytes);
+    fill(area->log);
     fill(areas.used);
     fill(areas.descriptors);
     auto recovered = recover(*area, config, *memory.map());

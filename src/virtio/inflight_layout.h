@@ -50,6 +50,8 @@ inline constexpr std::size_t kAddress = 24;
 constexpr std::size_t at(std::uint16_t entry) {
   return kTable + kEntry * entry;
 }
+// The log: log_word(), then a PackedUsed for each of the batch.
+inline constexpr std::size_t kLogTable = 8;
 }  // namespace packed
 
 constexpr std::uint64_t word(std::uint16_t a, std::uint16_t b, std::uint16_t c, std::uint16_t d) {
@@ -60,6 +62,11 @@ constexpr std::uint64_t word(std::uint16_t a, std::uint16_t b, std::uint16_t c, 
 constexpr std::uint64_t position_word(PackedPosition used, PackedPosition old_used) {
   const unsigned wraps = (used.wrap() ? 1U : 0U) | (old_used.wrap() ? 1U << 8 : 0U);
   return word(used.index(), old_used.index(), static_cast<std::uint16_t>(wraps), 0);
+}
+
+/// Of what batch a log is: how many chains, and the used positions before and after.
+constexpr std::uint64_t log_word(std::size_t count, PackedPosition before, PackedPosition after) {
+  return word(static_cast<std::uint16_t>(count), before.encoded(), after.encoded(), 0);
 }
 
 // All stores are in program order, which is all that a SIGKILL respects: the kernel keeps the memory as it is.

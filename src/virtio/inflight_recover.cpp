@@ -132,6 +132,24 @@ Result<void> free_rest(const InflightArea& area, std::uint16_t entries, std::uin
   return {};
 }
 
+/// The batch that goes from one used position to the other, when it was logged.
+std::vector<PackedUsed> logged(const InflightArea& area, std::uint16_t entries, PackedPosition from,
+                               PackedPosition to) {
+  std::vector<PackedUsed> batch;
+  if (area.log.size() == 0) return batch;
+  const auto word = area.log.load<std::uint64_t>(0, std::memory_order_acquire);
+  const auto count = static_cast<std::uint16_t>(word);
+  if (count == 0 || count > entries || word != log_word(count, from, to)) return batch;
+  for (std::uint16_t i = 0; i < count; ++i) {
+    const auto entry = std::bit_cast<PackedUsed>(
+        area.log.load<std::uint64_t>(packed::kLogTable + sizeof(PackedUsed) * i, std::memory_order_acquire));
+    // Whoever shares the memory may have written this.
+    if (PackedPosition(entry.position, entries).index() >= entries) return {};
+    batch.push_back(entry);
+  }
+  return batch;
+}
+
 /// The half of a batch that was written when the crash came is made whole, or undone.
 Result<void> settle_packed(const InflightArea& area, std::uint16_t entries, const RingAreas& areas) {
   CW_CHECK(check_head(area, entries));
@@ -149,10 +167,15 @@ Result<void> settle_packed(const InflightArea& area, std::uint16_t entries, cons
   const PackedPosition old_used(static_cast<std::uint16_t>(old_index | (old_wrap ? kWrapCounter : 0)), entries);
   auto free_head = static_cast<std::uint16_t>(head >> 32);
   const auto old_free_head = static_cast<std::uint16_t>(head >> 48);
-  bool is_published = true;
+  // Heads alone may be those of a batch that was not begun.
+  bool is_published = false;
   if (!(used == old_used)) {
     const auto tail = PackedTail::load(areas.descriptors, old_used.offset(), std::memory_order_acquire);
     is_published = (tail.flags() & kPackedBits) != old_used.available_bits();
+    if (const auto batch = logged(area, entries, old_used, used); !is_published && !batch.empty()) {
+      put_into_ring(batch, areas.descriptors, entries);
+      is_published = true;
+    }
   }
   if (!is_published) free_head = old_free_head;
   const PackedPosition settled = is_published ? used : old_used;

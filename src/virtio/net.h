@@ -29,6 +29,7 @@ enum class NetFeature : unsigned {
   guest_announce = 21,
   mq = 22,
   ctrl_mac_addr = 23,
+  device_stats = 50,
   vq_notf_coal = 52,
   notf_coal = 53,
   guest_uso4 = 54,
@@ -122,7 +123,15 @@ inline constexpr std::uint8_t kGsoEcn = 0x80;  ///< added to a TCP type
 /// Commands of the control virtqueue (5.1.6.5).
 inline constexpr std::uint8_t kCtrlOk = 0;
 inline constexpr std::uint8_t kCtrlErr = 1;
-enum class NetCtrlClass : std::uint8_t { rx = 0, mac = 1, vlan = 2, announce = 3, mq = 4, guest_offloads = 5 };
+enum class NetCtrlClass : std::uint8_t {
+  rx = 0,
+  mac = 1,
+  vlan = 2,
+  announce = 3,
+  mq = 4,
+  guest_offloads = 5,
+  stats = 8
+};
 enum class NetCtrlRx : std::uint8_t { promisc = 0, allmulti = 1, alluni = 2, nomulti = 3, nouni = 4, nobcast = 5 };
 enum class NetCtrlMac : std::uint8_t { table_set = 0, addr_set = 1 };
 enum class NetCtrlVlan : std::uint8_t { add = 0, del = 1 };

@@ -40,9 +40,10 @@ PackedDeviceQueue::PackedDeviceQueue(const RingConfig& config, RingAreas areas,
       in_order_(config.features.has(Feature::in_order)),
       avail_(config.start.avail, config.size.entries()),
       used_(config.start.used, config.size.entries()),
-      first_used_(used_),
       again_(config.start.in_flight),
-      remembers_(remember == Remember::in_flight) {}
+      remembers_(remember == Remember::in_flight) {
+  batch_.reserve(config.size.entries());
+}
 
 Result<PackedDeviceQueue> PackedDeviceQueue::start(const RingConfig& config,
                                                    std::shared_ptr<const memory::MemoryMap> map, Remember remember) {
@@ -193,11 +194,11 @@ void PackedDeviceQueue::use_unwritten(std::span<const Chain> chains) {
 }
 
 bool PackedDeviceQueue::publish() {
-  if (unpublished_ == 0) return false;
-  if (record_) record_->before_publish(used_);
-  // Release: the other used descriptors, and all that was written into buffers, come before (driver's acquire load).
-  first_tail_.store(areas_.descriptors, first_used_.offset(), std::memory_order_release);
+  if (batch_.empty()) return false;
+  if (record_) record_->before_publish(used_, batch_);
+  put_into_ring(batch_, areas_.descriptors, config_.size.entries());
   if (record_) record_->after_publish();
+  batch_.clear();
   const std::uint16_t moved = unpublished_;
   unpublished_ = 0;
   // Pairs with the driver's fence between its store of its event suppression and its look at the ring.

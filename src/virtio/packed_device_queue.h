@@ -18,7 +18,8 @@
 namespace causeway::virtio {
 
 /// As SplitDeviceQueue, member by member, with the same invariants; moreover: (6) a used descriptor is visible only
-/// once all before it are, since the first of those published at once gets its flags last.
+/// once all before it are, since the first of those published at once gets its flags last; (7) nothing is written into
+/// the ring before the record says what, so that a crash in the middle of it can be put right.
 class PackedDeviceQueue {
  public:
   /// Errc::peer_violation: misaligned, outside memory, or a start position outside the ring.
@@ -74,15 +75,7 @@ class PackedDeviceQueue {
   void remember(const Chain& chain, PackedPosition at);
 
   void put_used(std::uint16_t id, std::uint32_t written) {
-    const std::size_t at = used_.offset();
-    const PackedTail tail(written, id, static_cast<std::uint16_t>(used_.used_bits() | (written != 0 ? kDescWrite : 0)));
-    if (unpublished_ == 0) {
-      first_used_ = used_;
-      first_tail_ = tail;
-    } else {
-      // No order among these: the first of a batch, stored last with release, makes all of it visible.
-      tail.store(areas_.descriptors, at, std::memory_order_relaxed);
-    }
+    batch_.push_back({.written = written, .id = id, .position = used_.encoded()});
   }
   void advance_used(std::uint16_t slots) {
     used_.advance(slots);
@@ -95,10 +88,9 @@ class PackedDeviceQueue {
   bool event_idx_;
   bool in_order_;
   RingFault fault_ = RingFault::none;
-  PackedPosition avail_;       // the next descriptor to be taken
-  PackedPosition used_;        // where the next used descriptor goes
-  PackedPosition first_used_;  // of those written and not yet visible
-  PackedTail first_tail_{0, 0, 0};
+  PackedPosition avail_;           // the next descriptor to be taken
+  PackedPosition used_;            // where the next used descriptor goes
+  std::vector<PackedUsed> batch_;  // to be published; there is room for as many as the ring has entries
   std::uint16_t unpublished_ = 0;  // ring entries passed since the last publish
   std::uint32_t room_ = 0;         // ring entries that the take at hand may still pass
   std::vector<InFlight> again_;    // chains that were in flight at the start

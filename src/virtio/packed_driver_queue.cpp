@@ -26,7 +26,7 @@ PackedDriverQueue::PackedDriverQueue(const RingConfig& config, RingAreas areas,
 
 Result<PackedDriverQueue> PackedDriverQueue::start(const RingConfig& config,
                                                    const std::shared_ptr<const memory::MemoryMap>& map,
-                                                   std::optional<memory::Iova> indirect_area) {
+                                                   std::optional<IndirectArea> indirect_area) {
   CW_TRY(const auto areas, RingAreas::locate(config, *map));
   if ((config.start.avail & ~kWrapCounter) >= config.size.entries()) {
     return fail(Errc::invalid_value, fmt::format("position {:#x} is not in a ring of {} entries", config.start.avail,
@@ -37,8 +37,10 @@ Result<PackedDriverQueue> PackedDriverQueue::start(const RingConfig& config,
     if (!config.features.has(Feature::indirect_desc)) {
       return fail(Errc::not_supported, "indirect descriptors were not negotiated");
     }
-    queue.indirect_ = map->translate(*indirect_area, indirect_bytes(config.size.entries()));
-    queue.indirect_iova_ = *indirect_area;
+    queue.indirect_ =
+        map->translate(indirect_area->at, indirect_bytes(config.size.entries(), indirect_area->table_entries));
+    queue.indirect_iova_ = indirect_area->at;
+    queue.table_entries_ = indirect_area->table_entries;
     if (!queue.indirect_) return fail(Errc::invalid_value, "the area for indirect tables is not inside guest memory");
   }
   return queue;
@@ -63,7 +65,7 @@ bool PackedDriverQueue::add(std::span<const DriverBuffer> readable, std::span<co
                             std::uint64_t token) {
   const std::size_t count = readable.size() + writable.size();
   if (count == 0 || broken_) return false;
-  const bool indirect = indirect_ && count > 1 && count <= kIndirectEntries;
+  const bool indirect = indirect_ && count > 1 && count <= table_entries_;
   const std::size_t slots = indirect ? 1 : count;
   if (slots > free_slots_) return false;
   const std::uint16_t id = free_id_;
@@ -98,7 +100,7 @@ void PackedDriverQueue::add_direct(std::span<const DriverBuffer> readable, std::
 void PackedDriverQueue::add_indirect(std::span<const DriverBuffer> readable, std::span<const DriverBuffer> writable,
                                      std::uint16_t id) {
   const std::size_t count = readable.size() + writable.size();
-  const std::size_t table = std::size_t{16} * kIndirectEntries * id;
+  const std::size_t table = std::size_t{16} * table_entries_ * id;
   for (std::size_t i = 0; i < count; ++i) {
     const bool writes = i >= readable.size();
     const DriverBuffer& buffer = writes ? writable[i - readable.size()] : readable[i];

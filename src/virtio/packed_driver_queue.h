@@ -23,7 +23,7 @@ class PackedDriverQueue {
  public:
   /// Starts on ring memory that is all zeros, or goes on where `config.start` says with nothing in flight.
   static Result<PackedDriverQueue> start(const RingConfig& config, const std::shared_ptr<const memory::MemoryMap>& map,
-                                         std::optional<memory::Iova> indirect_area = std::nullopt);
+                                         std::optional<IndirectArea> indirect_area = std::nullopt);
 
   bool add(std::span<const DriverBuffer> readable, std::span<const DriverBuffer> writable, std::uint64_t token);
   bool publish();
@@ -60,6 +60,7 @@ class PackedDriverQueue {
   bool in_order_;
   std::optional<memory::GuestSpan> indirect_;
   memory::Iova indirect_iova_;
+  std::uint32_t table_entries_ = 0;
 
   PackedPosition avail_;        // where the next descriptor goes
   PackedPosition used_;         // where the device's next answer comes

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <bit>
 #include <cstdint>
+#include <span>
 
 namespace causeway::virtio {
 
@@ -79,6 +80,28 @@ class PackedTail {
   std::uint64_t word_;
 };
 static_assert(std::endian::native == std::endian::little);
+
+/// A used descriptor that is to go into a ring. Value type, also a word of an in-flight record's batch.
+struct PackedUsed {
+  std::uint32_t written;   ///< bytes
+  std::uint16_t id;        ///< the chain's
+  std::uint16_t position;  ///< encoded
+
+  void store(const memory::GuestSpan& ring, std::uint16_t entries, std::memory_order order) const {
+    const PackedPosition at(position, entries);
+    const std::uint16_t writes = written != 0 ? kDescWrite : 0;
+    PackedTail(written, id, static_cast<std::uint16_t>(at.used_bits() | writes)).store(ring, at.offset(), order);
+  }
+};
+static_assert(sizeof(PackedUsed) == 8);
+
+/// Makes all of a batch visible at once. `batch`: not empty, each entry behind the one before.
+inline void put_into_ring(std::span<const PackedUsed> batch, const memory::GuestSpan& ring, std::uint16_t entries) {
+  // No order among these: the first, stored last with release, makes them visible, and with them all that was written
+  // into buffers (driver's acquire load).
+  for (const PackedUsed& used : batch.subspan(1)) used.store(ring, entries, std::memory_order_relaxed);
+  batch.front().store(ring, entries, std::memory_order_release);
+}
 
 /// A driver's or device's event suppression (2.8.14): what it wants to be notified of. Read and written as one 32-bit
 /// word, so that both halves belong together.

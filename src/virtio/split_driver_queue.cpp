@@ -27,15 +27,17 @@ SplitDriverQueue::SplitDriverQueue(const RingConfig& config, RingAreas areas,
 
 Result<SplitDriverQueue> SplitDriverQueue::start(const RingConfig& config,
                                                  const std::shared_ptr<const memory::MemoryMap>& map,
-                                                 std::optional<memory::Iova> indirect_area) {
+                                                 std::optional<IndirectArea> indirect_area) {
   CW_TRY(const auto areas, RingAreas::locate(config, *map));
   SplitDriverQueue queue(config, areas, map);
   if (indirect_area) {
     if (!config.features.has(Feature::indirect_desc)) {
       return fail(Errc::not_supported, "indirect descriptors were not negotiated");
     }
-    queue.indirect_ = map->translate(*indirect_area, indirect_bytes(config.size.entries()));
-    queue.indirect_iova_ = *indirect_area;
+    queue.indirect_ =
+        map->translate(indirect_area->at, indirect_bytes(config.size.entries(), indirect_area->table_entries));
+    queue.indirect_iova_ = indirect_area->at;
+    queue.table_entries_ = indirect_area->table_entries;
     if (!queue.indirect_) return fail(Errc::invalid_value, "the area for indirect tables is not inside guest memory");
   }
   return queue;
@@ -45,7 +47,7 @@ bool SplitDriverQueue::add(std::span<const DriverBuffer> readable, std::span<con
                            std::uint64_t token) {
   const std::size_t count = readable.size() + writable.size();
   if (count == 0 || broken_) return false;
-  if (indirect_ && count > 1 && count <= kIndirectEntries) return add_indirect(readable, writable, token);
+  if (indirect_ && count > 1 && count <= table_entries_) return add_indirect(readable, writable, token);
   return add_direct(readable, writable, token);
 }
 
@@ -76,7 +78,7 @@ bool SplitDriverQueue::add_indirect(std::span<const DriverBuffer> readable, std:
   if (free_count_ == 0) return false;
   const std::size_t count = readable.size() + writable.size();
   const std::uint16_t head = free_head_;
-  const std::size_t table = std::size_t{16} * kIndirectEntries * head;
+  const std::size_t table = std::size_t{16} * table_entries_ * head;
   for (std::size_t i = 0; i < count; ++i) {
     const bool writes = i >= readable.size();
     const DriverBuffer& buffer = writes ? writable[i - readable.size()] : readable[i];

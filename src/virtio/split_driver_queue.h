@@ -23,9 +23,9 @@ namespace causeway::virtio {
 class SplitDriverQueue {
  public:
   /// Starts on ring memory that is all zeros, or goes on where `config.start` says with nothing in flight.
-  /// `indirect_area`: where indirect tables may lie, `indirect_bytes` bytes aligned to 16; needs the feature.
+  /// `indirect_area`: where indirect tables may lie; needs the feature.
   static Result<SplitDriverQueue> start(const RingConfig& config, const std::shared_ptr<const memory::MemoryMap>& map,
-                                        std::optional<memory::Iova> indirect_area = std::nullopt);
+                                        std::optional<IndirectArea> indirect_area = std::nullopt);
 
   /// Adds one chain, `readable` before `writable`; false when there is no room now. Not visible before `publish`.
   bool add(std::span<const DriverBuffer> readable, std::span<const DriverBuffer> writable, std::uint64_t token);
@@ -71,6 +71,7 @@ class SplitDriverQueue {
   bool in_order_;
   std::optional<memory::GuestSpan> indirect_;
   memory::Iova indirect_iova_;
+  std::uint32_t table_entries_ = 0;
 
   std::vector<std::uint16_t> next_;   // our copy of each descriptor's next field: free list and chains
   std::vector<Sent> sent_;            // by head

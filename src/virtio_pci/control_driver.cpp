@@ -4,16 +4,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
+#include <vector>
 
 namespace causeway::virtio_pci {
 namespace {
 
-constexpr std::uint16_t kEntries = 64;
 constexpr std::uint64_t kRingBytes = 4096;  // of each area
-constexpr std::uint64_t kSlots = kEntries / 2;
-constexpr std::uint64_t kSlotBytes = 4096;  // a command, and its answer in the last byte
+constexpr std::uint64_t kSlotBytes = 4096;  // a command, and its answer at the end
 
 }  // namespace
 
@@ -69,28 +69,50 @@ ControlDriver::~ControlDriver() {
   }
 }
 
-bool ControlDriver::tell(std::span<const std::byte> command) {
+memory::Iova ControlDriver::address_of(std::size_t slot) const {
+  return memory::Iova(region_.iova.value() + 3 * kRingBytes + slot * kSlotBytes);
+}
+
+bool ControlDriver::send(std::span<const std::byte> command, std::size_t answer_bytes, OnAnswer on_answer) {
   reap();
-  if (command.size() >= kSlotBytes || queue_.is_broken() || queue_.in_flight() >= kSlots) return false;
-  const std::uint64_t slot = next_slot_++ % kSlots;
-  const memory::Iova at(region_.iova.value() + 3 * kRingBytes + slot * kSlotBytes);
+  const auto free = std::ranges::find(slots_, false, &Slot::is_used);
+  const std::size_t writable_bytes = 1 + answer_bytes;
+  if (command.size() + writable_bytes > kSlotBytes || queue_.is_broken() || free == slots_.end()) return false;
+  const auto slot = static_cast<std::size_t>(free - slots_.begin());
+  const memory::Iova at = address_of(slot);
+  const memory::Iova answer(at.value() + kSlotBytes - writable_bytes);
   const auto memory = map_->translate(at, kSlotBytes);
   memory->write(0, command);
+  // A function may say that it has written more than it has.
+  memory->write(kSlotBytes - writable_bytes, std::vector<std::byte>(writable_bytes));
   const std::array readable{virtio::DriverBuffer{.address = at, .length = static_cast<std::uint32_t>(command.size())}};
-  const std::array writable{virtio::DriverBuffer{.address = memory::Iova(at.value() + kSlotBytes - 1), .length = 1}};
+  const std::array writable{
+      virtio::DriverBuffer{.address = answer, .length = static_cast<std::uint32_t>(writable_bytes)}};
   if (!queue_.add(readable, writable, slot)) return false;
+  *free = {.is_used = true, .answer_bytes = answer_bytes, .on_answer = std::move(on_answer)};
   if (queue_.publish()) ring_doorbell_();
   return true;
 }
 
 void ControlDriver::reap() {
   do {
-    while (const auto used = queue_.reap()) {
-      const memory::Iova at(region_.iova.value() + 3 * kRingBytes + used->token * kSlotBytes);
-      const auto answer = map_->translate(at, kSlotBytes)->fetch<std::uint8_t>(kSlotBytes - 1);
-      if (answer != 0) log::warn("device {}: refused a control command that was accepted before", name_);
-    }
+    while (const auto used = queue_.reap()) take_answer(used->token, used->written);
   } while (queue_.arm());
+}
+
+void ControlDriver::take_answer(std::size_t slot, std::size_t written) {
+  Slot done = std::exchange(slots_[slot], Slot{});
+  std::vector<std::byte> answer(1 + done.answer_bytes);
+  map_->translate(address_of(slot), kSlotBytes)->read(kSlotBytes - answer.size(), answer);
+  const bool is_refused = answer.front() != std::byte{0};
+  if (!done.on_answer) {
+    if (is_refused) log::warn("device {}: refused a control command that was accepted before", name_);
+  } else if (is_refused) {
+    done.on_answer(fail(Errc::not_supported, fmt::format("device {}: it refuses to answer", name_)));
+  } else {
+    const std::size_t count = std::min(answer.size(), std::max<std::size_t>(written, 1));
+    done.on_answer(std::span<const std::byte>(answer).subspan(1, count - 1));
+  }
 }
 
 }  // namespace causeway::virtio_pci

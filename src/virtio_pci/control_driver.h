@@ -8,6 +8,7 @@
 #include "vfio/bus.h"
 #include "virtio/driver_queue.h"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -15,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace causeway::virtio_pci {
 
@@ -22,6 +24,9 @@ namespace causeway::virtio_pci {
 /// waited for: the software Device has accepted them already. What the function refuses is logged. Thread: control.
 class ControlDriver {
  public:
+  /// What the function answers to a question behind its ack, or why it does not; a copy, good for the call.
+  using OnAnswer = std::move_only_function<void(Result<std::span<const std::byte>> answer)>;
+
   /// Memory for the ring is mapped at `at`; bus and loop must outlive it. `ring_doorbell` tells the function to look.
   static Result<std::unique_ptr<ControlDriver>> make(Loop& loop, vfio::Bus& bus, std::string name, memory::Iova at,
                                                      virtio::FeatureSet features, std::function<void()> ring_doorbell);
@@ -34,7 +39,15 @@ class ControlDriver {
   /// What the function signals after each command.
   const EventFd& event() const { return event_; }
   /// False: it is too long, or too many are on their way.
-  bool tell(std::span<const std::byte> command);
+  bool tell(std::span<const std::byte> command) { return send(command, 0, nullptr); }
+  /// Asks for at most `answer_bytes`; `on_answer` is called from the loop when they have come, and never if the
+  /// function does not answer. False: as of `tell`.
+  bool ask(std::span<const std::byte> command, std::size_t answer_bytes, OnAnswer on_answer) {
+    return send(command, answer_bytes, std::move(on_answer));
+  }
+
+  /// Takes what has been answered. The function's signal has it done too, where there is a vector for it.
+  void reap();
 
   /// Bytes of memory that it maps.
   static std::uint64_t size();
@@ -43,7 +56,18 @@ class ControlDriver {
   ControlDriver(vfio::Bus& bus, std::string name, memory::Region region, virtio::RingConfig ring,
                 std::shared_ptr<const memory::MemoryMap> map, virtio::DriverQueue queue, EventFd event,
                 std::function<void()> ring_doorbell);
-  void reap();
+  static constexpr std::uint16_t kEntries = 64;
+  static constexpr std::size_t kSlots = kEntries / 2;
+  /// A command on its way.
+  struct Slot {
+    bool is_used = false;
+    std::size_t answer_bytes = 0;  // behind the ack
+    OnAnswer on_answer;            // empty: it was told
+  };
+
+  bool send(std::span<const std::byte> command, std::size_t answer_bytes, OnAnswer on_answer);
+  memory::Iova address_of(std::size_t slot) const;
+  void take_answer(std::size_t slot, std::size_t written);
 
   vfio::Bus& bus_;
   std::string name_;
@@ -53,7 +77,7 @@ class ControlDriver {
   virtio::DriverQueue queue_;
   EventFd event_;
   std::function<void()> ring_doorbell_;
-  std::uint64_t next_slot_ = 0;
+  std::array<Slot, kSlots> slots_;
   std::optional<Loop::Registration> watch_;
 };
 

@@ -68,6 +68,9 @@ Result<void> Device::use(std::unique_ptr<vfio::Bus> bus) {
 void Device::let_go() {
   if (!gone_ || !bus_) return;
   control_.reset();
+  bells_.clear();
+  written_.clear();
+  calls_.clear();
   ring_state_.reset();
   common_.reset();
   layout_.reset();
@@ -96,6 +99,8 @@ Result<void> Device::learn() {
   common_.emplace(*bus_, layout_->common);
   ring_state_.reset();
   control_index_ = 0;
+  statistics_.forget_types();
+  statistics_fault_.clear();
   if (layout_->ring_state) ring_state_.emplace(*bus_, *layout_->ring_state);
   CW_CHECK(reset());
   CW_TRY(offered_, read_features());
@@ -137,6 +142,7 @@ Result<FeatureSet> Device::read_features() const {
 Result<vdpa::DeviceInfo> Device::describe() {
   FeatureSet usable = offered_.minus(kTransport).minus(kUnwanted).without(kNotifConfigData).without(kAdminQueue);
   if (!ring_state_) usable = usable.without(Feature::ring_packed);
+  if (layout_->type == virtio::DeviceType::net) usable = usable.without(virtio::NetFeature::device_stats);
   CW_TRY(const std::uint16_t queues, count_queues(usable));
   std::uint32_t largest = config_.largest_ring;
   for (std::uint16_t i = 0; i < queues; ++i) {
@@ -201,7 +207,9 @@ Result<void> Device::reset() {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   control_.reset();
+  finish_asking();
   if (ring_state_) ring_state_->forget();
+  written_.clear();
   negotiated_.reset();
   return {};
 }
@@ -224,7 +232,7 @@ Result<void> Device::negotiate(FeatureSet features) {
   CW_CHECK(reset());
   CW_CHECK(write_status(std::to_underlying(Status::acknowledge)));
   CW_CHECK(write_status(std::to_underlying(Status::acknowledge | Status::driver)));
-  const std::uint64_t bits = (features | transport_features()).bits();
+  const std::uint64_t bits = (features | transport_features() | own_features()).bits();
   for (std::uint32_t half = 0; half < 2; ++half) {
     CW_CHECK(common_->set(&CommonCfg::driver_feature_select, half));
     CW_CHECK(common_->set(&CommonCfg::driver_feature, static_cast<std::uint32_t>(bits >> (32 * half))));
@@ -247,7 +255,8 @@ Result<void> Device::set_status(vdpa::Status status) {
   queues_.clear();
   last_states_.clear();
   if (gone_) return {};
-  return reset();
+  CW_CHECK(reset());
+  return take_calls_back();
 }
 
 Result<void> Device::read_config(std::uint32_t offset, std::span<std::byte> to) const {
@@ -316,7 +325,6 @@ void Device::leave(Error reason) {
   last_states_.clear();
   for (auto& [index, queue] : queues_) {
     queue.watch_kick.reset();
-    queue.doorbell.reset();
     if (!queue.started) {
       last_states_.insert_or_assign(index, queue.setup.ring.start);
       continue;
@@ -329,9 +337,12 @@ void Device::leave(Error reason) {
     }
   }
   queues_.clear();
+  bells_.clear();
+  calls_.clear();
   // What is mapped in the function went with it, or is not reached by it any more; who brings it back maps it again.
   map_ = memory::MemoryMap::empty();
   negotiated_.reset();
+  finish_asking();
   gone_ = std::move(reason);
   gone_->code = Errc::gone;
   if (observer_ != nullptr) observer_->device_gone(*gone_);

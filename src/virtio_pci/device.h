@@ -12,6 +12,7 @@
 #include "virtio_pci/control_driver.h"
 #include "virtio_pci/registers.h"
 #include "virtio_pci/ring_state.h"
+#include "virtio_pci/statistics.h"
 
 #include <chrono>
 #include <cstdint>
@@ -42,6 +43,9 @@ struct DeviceConfig {
 /// even after its death. One without (a plain function) begins each ring at its start and says nothing, so that: packed
 /// rings are not offered, a ring in use is refused, a queue that stops must drain first, and of what did not drain
 /// receive buffers and disk requests are run again by the next Device, transmit buffers are used unsent.
+///
+/// A queue that moves away and comes back finds its registers and its interrupt as it has left them: a function with
+/// ring state then needs no more than to be told to start.
 ///
 /// Invariants: (1) info() never changes once there has been a function; (2) a queue is enabled in the function only if
 /// it is enabled here; (3) the function reaches the memory that was mapped, and a control ring of ours. Thread:
@@ -82,9 +86,13 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   std::optional<vdpa::QueueState> last_state(virtio::QueueIndex queue) const override;
   std::optional<vdpa::QueueState> former_state(virtio::QueueIndex queue, const virtio::RingConfig& ring) override;
   std::optional<vdpa::NotifyArea> notify_area(virtio::QueueIndex queue) const override;
+  /// That of the Bus: one for all queues.
+  const OwnedFd* vfio_group(virtio::QueueIndex queue) const override;
   std::optional<virtio::QueueIndex> control_queue(virtio::FeatureSet features) const override;
   vdpa::ControlReply control(std::span<const std::byte> command) override;
   std::vector<vdpa::Counter> counters(virtio::QueueIndex queue) const override;
+  void refresh_counters(const std::shared_ptr<void>& token) override;
+  std::string why_uncounted() const override;
   /// The function's own configuration space has it; nothing can be told.
   Result<void> set_mtu(std::uint16_t /*mtu*/) override { return {}; }
 
@@ -92,10 +100,19 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   struct Queue {
     vdpa::QueueSetup setup;
     bool started = false;  // in the function
-    std::uint64_t notify_offset = 0;
-    std::shared_ptr<const Mapping> doorbell;  // where it can be mapped here
-    std::uint64_t kicks = 0;                  // passed on
     std::optional<Loop::Registration> watch_kick;
+  };
+  /// What rings a queue of the function; constant over the function's life.
+  struct Bell {
+    std::uint64_t offset;                 // in the notification area's BAR
+    std::shared_ptr<const Mapping> page;  // where it can be mapped here
+  };
+  /// The registers of a queue, as they were written since the function's last reset.
+  struct Written {
+    virtio::QueueSize size;
+    memory::Iova descriptors, available, used;
+    std::uint16_t vector;
+    bool operator==(const Written&) const = default;
   };
 
   Device(Loop& loop, DeviceConfig config);
@@ -123,12 +140,24 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   Result<void> check_start(virtio::QueueIndex index, const vdpa::QueueSetup& setup) const;
   Result<void> start(virtio::QueueIndex index, Queue& queue);
   Result<void> write_ring(virtio::QueueIndex index, const virtio::RingConfig& ring, std::uint16_t vector);
+  Result<void> write_registers(virtio::QueueIndex index, const Written& wanted);
   Result<void> begin_rings(const virtio::RingConfig& ring);
   Result<void> start_control(virtio::FeatureSet features);
+  Result<void> lend_call(virtio::QueueIndex index, const std::optional<CallFd>& call);
+  Result<void> take_calls_back();
+  Result<void> learn_bell(virtio::QueueIndex queue);
   Result<std::uint64_t> notify_offset(virtio::QueueIndex queue) const;
   std::optional<vfio::RegionFile> notify_page(std::uint64_t offset) const;
-  void ring_doorbell(virtio::QueueIndex index, std::uint64_t offset, const Mapping* page);
+  void ring_doorbell(virtio::QueueIndex index, const Bell& bell);
   Result<vdpa::QueueState> halt(virtio::QueueIndex index, Queue& queue, vdpa::StopMode mode);
+
+  // device_statistics.cpp
+  virtio::FeatureSet own_features() const;
+  std::uint16_t queues_with(virtio::FeatureSet features) const;
+  bool ask_types();
+  bool ask_counters();
+  bool note_answer(const Result<void>& answer);
+  void finish_asking();
 
   // device_plain.cpp: functions that say nothing of their rings
   Result<vdpa::QueueState> halt_plain(virtio::QueueIndex index, Queue& queue);
@@ -155,12 +184,20 @@ class Device final : public vdpa::Device, private vfio::BusObserver {
   std::uint32_t generation_ = 0;
   std::shared_ptr<const memory::MemoryMap> map_ = memory::MemoryMap::empty();
   std::map<virtio::QueueIndex, Queue> queues_;
+  std::map<virtio::QueueIndex, Bell> bells_;  // of queues that have been started
+  std::map<virtio::QueueIndex, Written> written_;
+  std::map<virtio::QueueIndex, CallFd> calls_;                  // what queues' vectors signal
   std::map<virtio::QueueIndex, vdpa::QueueState> last_states_;  // of a function that has gone
   std::optional<Error> gone_;
   bool has_been_there_ = false;
   std::optional<EventFd> config_event_;
   std::optional<Loop::Registration> watch_config_;
   std::unique_ptr<ControlDriver> control_;
+  std::map<virtio::QueueIndex, std::uint64_t> kicks_;  // passed on
+  Statistics statistics_;
+  std::string statistics_fault_;  // of the last answer
+  bool is_asking_ = false;
+  std::vector<std::shared_ptr<void>> waiting_for_counters_;  // let go when they have come
   std::optional<Loop::Registration> tell_soon_;
 };
 

@@ -34,13 +34,8 @@ Result<void> Device::set_queue(virtio::QueueIndex index, vdpa::QueueSetup setup)
   if (auto areas = virtio::RingAreas::locate(setup.ring, *map_); !areas) return fail(std::move(areas).error());
   if (!negotiated_) CW_CHECK(negotiate(setup.ring.features));
   CW_CHECK(check_start(index, setup));
-  Queue queue{
-      .setup = std::move(setup), .started = false, .notify_offset = 0, .doorbell = {}, .kicks = 0, .watch_kick = {}};
-  CW_TRY(queue.notify_offset, notify_offset(index));
-  // A doorbell in memory is rung from here by a store; one of hardware through the bus.
-  if (auto file = notify_page(queue.notify_offset); file && size_of(file->fd).value_or(0) != 0) {
-    CW_TRY(queue.doorbell, Mapping::map(file->fd, file->offset, page_size()));
-  }
+  if (!bells_.contains(index)) CW_CHECK(learn_bell(index));
+  Queue queue{.setup = std::move(setup), .started = false, .watch_kick = {}};
   Queue& place = queues_.insert_or_assign(index, std::move(queue)).first->second;
   if (!place.setup.enabled) return {};
   auto started = start(index, place);
@@ -79,9 +74,8 @@ Result<void> Device::begin_rings(const virtio::RingConfig& ring) {
     const auto count = static_cast<std::uint16_t>(info_.queues + (control_index_ != 0 ? 1 : 0));
     CW_CHECK(ring_state_->begin(ring.layout(), count, ring.size));
   }
-  if (control_index_ != 0 && !control_ && negotiated_->has(virtio::NetFeature::ctrl_vq)) {
-    CW_CHECK(start_control(*negotiated_));
-  }
+  const auto features = *negotiated_ | own_features();
+  if (control_index_ != 0 && !control_ && features.has(virtio::NetFeature::ctrl_vq)) CW_CHECK(start_control(features));
   return {};
 }
 
@@ -97,8 +91,7 @@ Result<void> Device::start(virtio::QueueIndex index, Queue& queue) {
     }
     CW_CHECK(ring_state_->put_start(index, ring, *map_));
   }
-  const OwnedFd* const call = queue.setup.call ? &queue.setup.call->fd() : nullptr;
-  CW_CHECK(bus_->set_vector(vector_of(index), call));
+  CW_CHECK(lend_call(index, queue.setup.call));
   CW_CHECK(write_ring(index, ring, vector_of(index)));
   if (is_first) {
     using vdpa::Status;
@@ -110,33 +103,85 @@ Result<void> Device::start(virtio::QueueIndex index, Queue& queue) {
     queue.watch_kick.emplace(loop_.watch(queue.setup.kick->fd(), [this, index] {
       Queue& rung = queues_.at(index);
       if (!rung.setup.kick->drain()) return;
-      ++rung.kicks;
-      ring_doorbell(index, rung.notify_offset, rung.doorbell.get());
+      ++kicks_[index];
+      ring_doorbell(index, bells_.at(index));
     }));
   }
   // What is in the ring already nobody may have told the function of.
-  ring_doorbell(index, queue.notify_offset, queue.doorbell.get());
+  ring_doorbell(index, bells_.at(index));
   return {};
 }
 
 Result<void> Device::write_ring(virtio::QueueIndex index, const virtio::RingConfig& ring, std::uint16_t vector) {
-  CW_CHECK(common_->set(&CommonCfg::queue_select, virtio::number(index)));
-  CW_CHECK(common_->set(&CommonCfg::queue_size, ring.size.entries()));
-  CW_CHECK(common_->set(&CommonCfg::queue_msix_vector, vector));
-  CW_TRY(const std::uint16_t taken, common_->get(&CommonCfg::queue_msix_vector));
-  if (taken != vector) {
+  const Written wanted{.size = ring.size,
+                       .descriptors = ring.descriptors,
+                       .available = ring.available,
+                       .used = ring.used,
+                       .vector = vector};
+  const auto known = written_.find(index);
+  const bool is_as_before = known != written_.end() && known->second == wanted;
+  if (!is_as_before) CW_CHECK(write_registers(index, wanted));
+  Batch batch(*bus_);
+  common_->set(batch, &CommonCfg::queue_select, virtio::number(index));
+  common_->set(batch, &CommonCfg::queue_enable, std::uint16_t{1});
+  CW_CHECK(batch.run());
+  return {};
+}
+
+/// All of a queue but that it is enabled: only when it is known to have its vector.
+Result<void> Device::write_registers(virtio::QueueIndex index, const Written& wanted) {
+  written_.erase(index);
+  Batch batch(*bus_);
+  common_->set(batch, &CommonCfg::queue_select, virtio::number(index));
+  common_->set(batch, &CommonCfg::queue_size, wanted.size.entries());
+  common_->set(batch, &CommonCfg::queue_msix_vector, wanted.vector);
+  const auto taken = common_->get(batch, &CommonCfg::queue_msix_vector);
+  common_->set(batch, &CommonCfg::queue_desc, wanted.descriptors.value());
+  common_->set(batch, &CommonCfg::queue_driver, wanted.available.value());
+  common_->set(batch, &CommonCfg::queue_device, wanted.used.value());
+  CW_CHECK(batch.run());
+  if (batch.value<std::uint16_t>(taken) != wanted.vector) {
     return fail(Errc::system, fmt::format("queue {}: no interrupt vector", virtio::number(index)));  // 4.1.5.1.2
   }
-  CW_CHECK(common_->set(&CommonCfg::queue_desc, ring.descriptors.value()));
-  CW_CHECK(common_->set(&CommonCfg::queue_driver, ring.available.value()));
-  CW_CHECK(common_->set(&CommonCfg::queue_device, ring.used.value()));
-  return common_->set(&CommonCfg::queue_enable, std::uint16_t{1});
+  // Plain functions forget all that with the reset that stops a queue.
+  if (ring_state_) written_.insert_or_assign(index, wanted);
+  return {};
+}
+
+/// Has the queue's vector signal that, and nothing when there is nothing.
+Result<void> Device::lend_call(virtio::QueueIndex index, const std::optional<CallFd>& call) {
+  const auto lent = calls_.find(index);
+  const bool is_as_before = lent == calls_.end() ? !call : lent->second == call;
+  if (is_as_before) return {};
+  calls_.erase(index);
+  CW_CHECK(bus_->set_vector(vector_of(index), call ? &call->fd() : nullptr));
+  if (call) calls_.insert_or_assign(index, *call);
+  return {};
+}
+
+/// Nothing of the driver's is signalled any more.
+Result<void> Device::take_calls_back() {
+  while (!calls_.empty()) CW_CHECK(lend_call(calls_.begin()->first, std::nullopt));
+  return {};
+}
+
+/// A doorbell in memory is rung from here by a store; one of hardware through the bus.
+Result<void> Device::learn_bell(virtio::QueueIndex index) {
+  Bell bell{};
+  CW_TRY(bell.offset, notify_offset(index));
+  if (auto file = notify_page(bell.offset); file && size_of(file->fd).value_or(0) != 0) {
+    CW_TRY(bell.page, Mapping::map(file->fd, file->offset, page_size()));
+  }
+  bells_.insert_or_assign(index, std::move(bell));
+  return {};
 }
 
 Result<std::uint64_t> Device::notify_offset(virtio::QueueIndex queue) const {
-  CW_CHECK(common_->set(&CommonCfg::queue_select, virtio::number(queue)));
-  CW_TRY(const std::uint16_t place, common_->get(&CommonCfg::queue_notify_off));
-  const std::uint64_t offset = std::uint64_t{place} * layout_->multiplier;
+  Batch batch(*bus_);
+  common_->set(batch, &CommonCfg::queue_select, virtio::number(queue));
+  const auto place = common_->get(batch, &CommonCfg::queue_notify_off);
+  CW_CHECK(batch.run());
+  const std::uint64_t offset = std::uint64_t{batch.value<std::uint16_t>(place)} * layout_->multiplier;
   if (offset + 2 > layout_->notify.bytes) {
     return fail(Errc::peer_violation, fmt::format("device {} queue {}: its doorbell is outside the notification area",
                                                   info_.name, virtio::number(queue)));
@@ -154,18 +199,22 @@ std::optional<vdpa::NotifyArea> Device::notify_area(virtio::QueueIndex queue) co
   // Of one that is not enabled too: a guest is offered it once, and it is not heard until then.
   const auto found = queues_.find(queue);
   if (gone_ || found == queues_.end()) return std::nullopt;
-  const auto file = notify_page(found->second.notify_offset);
+  const auto file = notify_page(bells_.at(queue).offset);
   if (!file) return std::nullopt;
   return vdpa::NotifyArea{.fd = file->fd, .offset = file->offset, .size = file->size};
 }
 
-void Device::ring_doorbell(virtio::QueueIndex index, std::uint64_t offset, const Mapping* page) {
+const OwnedFd* Device::vfio_group(virtio::QueueIndex queue) const {
+  return gone_ || !queues_.contains(queue) ? nullptr : bus_->group();
+}
+
+void Device::ring_doorbell(virtio::QueueIndex index, const Bell& bell) {
   const std::uint16_t number = virtio::number(index);
-  if (page != nullptr) {
-    memory::GuestSpan::over({page->data(), page->size()}).store(0, number, std::memory_order_release);
+  if (bell.page) {
+    memory::GuestSpan::over({bell.page->data(), bell.page->size()}).store(0, number, std::memory_order_release);
     return;
   }
-  const auto rung = bus_->write(layout_->notify.bar, offset, std::as_bytes(std::span(&number, 1)));
+  const auto rung = bus_->write(layout_->notify.bar, bell.offset, std::as_bytes(std::span(&number, 1)));
   if (!rung && rung.error().code != Errc::gone) log::warn("device {}: {}", info_.name, rung.error().text());
 }
 
@@ -187,7 +236,7 @@ Result<void> Device::set_call(virtio::QueueIndex index, std::optional<CallFd> ca
   CW_TRY(Queue * queue, find(index));
   queue->setup.call = std::move(call);
   if (!queue->started) return {};
-  return bus_->set_vector(vector_of(index), queue->setup.call ? &queue->setup.call->fd() : nullptr);
+  return lend_call(index, queue->setup.call);
 }
 
 Result<vdpa::QueueState> Device::stop_queue(virtio::QueueIndex index, vdpa::StopMode mode) {
@@ -204,30 +253,26 @@ Result<vdpa::QueueState> Device::halt(virtio::QueueIndex index, Queue& queue, vd
   queue.started = false;
   if (!ring_state_) return halt_plain(index, queue);
   CW_CHECK(ring_state_->stop(index, mode));
-  CW_CHECK(bus_->set_vector(vector_of(index), nullptr));
   return ring_state_->state(index, queue.setup.ring, *map_);
-}
-
-std::vector<vdpa::Counter> Device::counters(virtio::QueueIndex queue) const {
-  const auto found = queues_.find(queue);
-  return {{.name = "kicks_passed_on", .value = found == queues_.end() ? 0 : found->second.kicks}};
 }
 
 // --- The control virtqueue ------------------------------------------------------------------------------------------
 
 std::optional<virtio::QueueIndex> Device::control_queue(virtio::FeatureSet features) const {
   if (info_.type != virtio::DeviceType::net || !features.has(virtio::NetFeature::ctrl_vq)) return std::nullopt;
-  return virtio::QueueIndex{features.has(virtio::NetFeature::mq) ? info_.queues : std::uint16_t{2}};
+  return virtio::QueueIndex{queues_with(features)};
 }
 
 Result<void> Device::start_control(virtio::FeatureSet features) {
-  // Without MQ it follows the first pair, whatever the function has (5.1.2).
-  const virtio::QueueIndex index{features.has(virtio::NetFeature::mq) ? control_index_ : std::uint16_t{2}};
+  // Without MQ and RSS it follows the first pair, whatever the function has (5.1.2).
+  const bool has_many = features.has(virtio::NetFeature::mq) || features.has(virtio::NetFeature::rss);
+  const virtio::QueueIndex index{has_many ? control_index_ : std::uint16_t{2}};
   const auto last = bus_->info().iovas.back();
   const std::uint64_t end = (last.last.value() - page_size() + 1) / page_size() * page_size();
   CW_TRY(const auto offset, notify_offset(index));
-  CW_TRY(control_, ControlDriver::make(loop_, *bus_, info_.name, memory::Iova(end - ControlDriver::size()), features,
-                                       [this, index, offset] { ring_doorbell(index, offset, nullptr); }));
+  CW_TRY(control_,
+         ControlDriver::make(loop_, *bus_, info_.name, memory::Iova(end - ControlDriver::size()), features,
+                             [this, index, bell = Bell{.offset = offset, .page = {}}] { ring_doorbell(index, bell); }));
   // Its function keeps a record for it like for any other, and starts where that says.
   const auto& ring = control_->ring();
   const bool has_vector = vectors_ > info_.queues + 1U;

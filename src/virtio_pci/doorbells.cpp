@@ -46,19 +46,27 @@ memory::GuestSpan Doorbells::page(std::size_t queue) const {
 }
 
 void Doorbells::set(std::uint16_t queue, std::optional<KickFd> kick) {
-  worker_.run([&] {
-    Bell& bell = bells_[queue];
-    if (bell.kick) --watched_;
-    bell.kick = std::move(kick);
-    if (bell.kick) ++watched_;
-  });
+  const bool watched = kick.has_value();
+  worker_.run([&] { bells_[queue].kick = std::move(kick); });
+  watch(queue, watched);
+}
+
+void Doorbells::watch(std::uint16_t queue, bool watched) {
+  // Only this thread writes these.
+  if (bells_[queue].watched.exchange(watched, std::memory_order_relaxed) == watched) return;
+  const unsigned count = watched_.load(std::memory_order_relaxed);
+  watched_.store(watched ? count + 1 : count - 1, std::memory_order_seq_cst);
+  // A worker that has gone to sleep with none to look at has set no timer: this wakes it. One that is going to has seen
+  // the store above, or sees this timer.
+  if (watched) nap(std::chrono::nanoseconds(1));
 }
 
 std::uint32_t Doorbells::poll() {
-  if (watched_ == 0) return 0;
+  if (watched_.load(std::memory_order_relaxed) == 0) return 0;
   for (std::size_t i = 0; i < bells_.size(); ++i) {
     Bell& bell = bells_[i];
-    if (!bell.kick || page(i).load<std::uint16_t>(0, std::memory_order_acquire) == kQuiet) continue;
+    if (!bell.watched.load(std::memory_order_relaxed) || !bell.kick) continue;
+    if (page(i).load<std::uint16_t>(0, std::memory_order_acquire) == kQuiet) continue;
     // Quiet first: a store that comes between the two is followed by this kick, and the ring is looked at after it.
     page(i).store(0, kQuiet, std::memory_order_seq_cst);
     bell.kick->signal();
@@ -70,12 +78,16 @@ std::uint32_t Doorbells::poll() {
 }
 
 bool Doorbells::arm() {
-  if (watched_ == 0) return false;
-  itimerspec nap{};
-  nap.it_value.tv_nsec = std::chrono::nanoseconds(nap_).count();
+  if (watched_.load(std::memory_order_seq_cst) == 0) return false;
+  nap(nap_);
   nap_ = std::min(2 * nap_, kLongestNap);
-  ::timerfd_settime(timer_.borrow(), 0, &nap, nullptr);
   return false;
+}
+
+void Doorbells::nap(std::chrono::nanoseconds time) const {
+  itimerspec wanted{};
+  wanted.it_value.tv_nsec = time.count();
+  ::timerfd_settime(timer_.borrow(), 0, &wanted, nullptr);
 }
 
 }  // namespace causeway::virtio_pci

@@ -31,14 +31,18 @@ class Doorbells final : private Task {
   Doorbells& operator=(const Doorbells&) = delete;
   ~Doorbells() override;
 
-  /// Looks at the queue's page from now on; no kick: no more.
+  /// Looks at the queue's page from now on; no kick: no more. Waits for the worker.
   void set(std::uint16_t queue, std::optional<KickFd> kick);
+  /// Looks no more at the page of a queue that has a kick, or again. Does not wait for the worker, which may find one
+  /// more store, and kick for it, after it was told not to look.
+  void watch(std::uint16_t queue, bool watched);
   /// How many stores have been found in the queue's page.
   std::uint64_t rung(std::uint16_t queue) const { return bells_[queue].rung.load(std::memory_order_relaxed); }
 
  private:
   struct Bell {
-    std::optional<KickFd> kick;
+    std::optional<KickFd> kick;         // the worker's
+    std::atomic<bool> watched = false;  // written on the control thread
     std::atomic<std::uint64_t> rung{0};
   };
   Doorbells(Worker& worker, OwnedFd timer, std::shared_ptr<const Mapping> pages, std::uint16_t queues);
@@ -46,12 +50,13 @@ class Doorbells final : private Task {
   bool arm() override;
   void disarm() override {}
   memory::GuestSpan page(std::size_t queue) const;
+  void nap(std::chrono::nanoseconds time) const;
 
   Worker& worker_;
   OwnedFd timer_;
   std::shared_ptr<const Mapping> pages_;
   std::vector<Bell> bells_;
-  unsigned watched_ = 0;  // bells with a kick
+  std::atomic<unsigned> watched_ = 0;  // bells that are; written on the control thread
   std::chrono::microseconds nap_ = kFirstNap;
 };
 

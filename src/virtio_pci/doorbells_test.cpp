@@ -71,6 +71,26 @@ TEST_P(DoorbellsTest, AQueueWithoutAKickIsNotLookedAt) {
   EXPECT_TRUE(wait([&] { return kick.drain(); }));
 }
 
+TEST_P(DoorbellsTest, APageThatIsLookedAtAgainWakesTheWorker) {
+  const auto kick = value_or_die(KickFd::make());
+  bells->set(1, kick);
+  unsigned found = 0;
+  for (std::uint64_t times = 1; times <= 20; ++times) {
+    bells->watch(1, false);
+    // Long enough for a worker to notice that it has nothing to look at, and to sleep without a nap's end.
+    std::this_thread::sleep_for(2 * Doorbells::kLongestNap);
+    kick.drain();
+    const auto before = bells->rung(1);
+    store(1, 1);
+    std::this_thread::sleep_for(2 * Doorbells::kLongestNap);
+    // A worker that was just looking when it was told not to may find it.
+    if (bells->rung(1) != before) ++found;
+    bells->watch(1, true);
+    ASSERT_TRUE(wait([&] { return kick.drain(); })) << times;
+  }
+  EXPECT_LE(found, 5U) << "it is looked at all the time";
+}
+
 TEST_P(DoorbellsTest, AnotherKickTakesThePlaceOfTheFirst) {
   const auto old_kick = value_or_die(KickFd::make());
   const auto new_kick = value_or_die(KickFd::make());

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -123,7 +124,9 @@ class FakeDevice final : public vdpa::Device {
     if (!some.has(virtio::NetFeature::ctrl_vq)) return std::nullopt;
     return vdpa::QueueIndex{info_.queues};
   }
-  vdpa::ControlReply control(std::span<const std::byte>) override { return {.ack = virtio::kCtrlOk}; }
+  vdpa::ControlReply control(std::span<const std::byte> command) override {
+    return on_control ? on_control(command) : vdpa::ControlReply{.ack = virtio::kCtrlOk};
+  }
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex) const override { return {}; }
 
   /// One pass over all rings.
@@ -158,6 +161,7 @@ class FakeDevice final : public vdpa::Device {
   vdpa::DeviceObserver* observer = nullptr;
   virtio::FeatureSet features;
   bool refuses_features = false;
+  std::function<vdpa::ControlReply(std::span<const std::byte> command)> on_control;
   std::vector<std::byte> config_bytes;
 
  private:

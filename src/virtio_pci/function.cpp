@@ -68,8 +68,9 @@ Function::~Function() {
 Result<void> Function::lay_out(Worker& worker) {
   const std::uint64_t bells = queue_count() * page_size();
   if (config_.ring_state) {
-    const std::uint64_t largest =
-        virtio::InflightArea::size(virtio::Layout::packed, static_cast<std::uint16_t>(port_.info().largest_ring));
+    const auto entries = static_cast<std::uint16_t>(port_.info().largest_ring);
+    const std::uint64_t largest = virtio::InflightArea::size(virtio::Layout::packed, entries) +
+                                  virtio::InflightArea::log_size(virtio::Layout::packed, entries);
     record_offset_ = bells;
     record_bytes_ = (queue_count() * largest + page_size() - 1) / page_size() * page_size();
   }
@@ -136,15 +137,15 @@ virtio::FeatureSet Function::offered() const {
 }
 
 Result<void> Function::read(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> to) {
-  return access(region, offset, to, {});
+  return transfer(region, offset, to, {});
 }
 
 Result<void> Function::write(vfio::RegionIndex region, std::uint64_t offset, std::span<const std::byte> from) {
-  return access(region, offset, {}, from);
+  return transfer(region, offset, {}, from);
 }
 
-Result<void> Function::access(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> read,
-                              std::span<const std::byte> written) {
+Result<void> Function::transfer(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> read,
+                                std::span<const std::byte> written) {
   const std::size_t size = read.size() + written.size();
   const std::uint64_t whole = info_.region(region).size;
   if (offset > whole || size > whole - offset) {
@@ -218,7 +219,7 @@ void Function::through_window(std::span<std::byte> read, std::span<const std::by
   const std::size_t size = read.size() + written.size();
   std::ranges::fill(read, std::byte{0});
   if (window.bytes != size || !std::has_single_bit(size) || window.offset % size != 0 || window.bar > 5) return;
-  if (auto done = access(static_cast<vfio::RegionIndex>(window.bar), window.offset, read, written); !done) {
+  if (auto done = transfer(static_cast<vfio::RegionIndex>(window.bar), window.offset, read, written); !done) {
     if (log_limit_.allow()) log::warn("port {}: {}", port_.name(), done.error().text());
   }
 }

@@ -66,7 +66,7 @@ class Function final : public vfio::Bus, private port::DriverSide {
     std::uint64_t descriptors = 0;
     std::uint64_t driver = 0;
     std::uint64_t device = 0;
-    std::optional<KickFd> kick;  // while it runs
+    std::optional<KickFd> kick;  // from its first start to the reset: no stop need wait for the doorbells' worker
     std::optional<ErrFd> err;
     std::optional<Loop::Registration> watch_err;
   };
@@ -86,8 +86,8 @@ class Function final : public vfio::Bus, private port::DriverSide {
   port::Doorbell doorbell(virtio::QueueIndex /*queue*/) const override { return port::Doorbell::refused; }
 
   // function.cpp; one of `read` and `written` is empty
-  Result<void> access(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> read,
-                      std::span<const std::byte> written);
+  Result<void> transfer(vfio::RegionIndex region, std::uint64_t offset, std::span<std::byte> read,
+                        std::span<const std::byte> written);
   void access_config(std::uint64_t offset, std::span<std::byte> read, std::span<const std::byte> written);
   void access_registers(std::uint64_t offset, std::span<std::byte> read, std::span<const std::byte> written);
   void access_device(std::uint64_t offset, std::span<std::byte> read, std::span<const std::byte> written);

@@ -45,7 +45,10 @@ Result<void> Function::start(std::uint16_t index, Queue& queue) {
   if (queue.running) return {};
   const virtio::QueueIndex number{index};
   if (queue.size == 0) queue.size = static_cast<std::uint16_t>(port_.info().largest_ring);
-  CW_TRY(auto kick, KickFd::make());
+  const bool is_first = !queue.kick;
+  if (is_first) {
+    CW_TRY(queue.kick, KickFd::make());
+  }
   CW_TRY(queue.err, ErrFd::make());
   CW_CHECK(port_.set_queue_size(number, queue.size));
   CW_CHECK(port_.set_queue_addresses(number, {.kind = port::RingAddressKind::guest,
@@ -55,14 +58,17 @@ Result<void> Function::start(std::uint16_t index, Queue& queue) {
   CW_CHECK(port_.set_queue_call(number, call_of(queue.vector)));
   CW_CHECK(port_.set_queue_err(number, queue.err));
   CW_CHECK(port_.enable_queue(number, true));
-  CW_CHECK(port_.start_queue(number, kick));
+  CW_CHECK(port_.start_queue(number, queue.kick));
   queue.running = true;
   queue.watch_err.emplace(loop_.watch(queue.err->fd(), [this, index] {
     queues_[index].err->drain();
     fail_queue(index, {.code = Errc::peer_violation, .what = "its ring is broken"});
   }));
-  bells_->set(index, kick);
-  queue.kick = std::move(kick);
+  if (is_first) {
+    bells_->set(index, queue.kick);
+  } else {
+    bells_->watch(index, true);
+  }
   return {};
 }
 
@@ -74,7 +80,7 @@ void Function::fail_queue(std::uint16_t index, const Error& why) {
 
 void Function::ring(std::uint64_t offset) {
   const std::uint64_t index = offset / page_size();
-  if (index < queues_.size() && queues_[index].kick) queues_[index].kick->signal();
+  if (index < queues_.size() && queues_[index].running) queues_[index].kick->signal();
 }
 
 /// Ends a queue; false when it has not stopped in good order.
@@ -82,8 +88,7 @@ bool Function::halt(std::uint16_t index, vdpa::StopMode mode) {
   Queue& queue = queues_[index];
   queue.enabled = false;
   if (!std::exchange(queue.running, false)) return true;
-  bells_->set(index, std::nullopt);
-  queue.kick.reset();
+  bells_->watch(index, false);
   queue.watch_err.reset();
   const auto stopped = port_.stop_queue(virtio::QueueIndex{index}, mode);
   if (!stopped && log_limit_.allow()) log::warn("port {} queue {}: {}", port_.name(), index, stopped.error().text());
@@ -97,7 +102,9 @@ void Function::reset_queue(std::uint16_t index) {
   if (auto fresh = port_.set_queue_base(virtio::QueueIndex{index}, virtio::QueueState::initial(layout)); !fresh) {
     fail_queue(index, fresh.error());
   }
+  auto kick = std::move(queues_[index].kick);
   queues_[index] = Queue{};
+  queues_[index].kick = std::move(kick);
 }
 
 void Function::stop_queue(std::uint16_t index, std::uint16_t command) {
@@ -119,7 +126,7 @@ void Function::choose_record(std::uint16_t entries) {
     CW_TRY(auto file, shared_->duplicate());
     const auto queues = static_cast<std::uint16_t>(queues_.size());
     CW_TRY(auto region, virtio::InflightRegion::adopt(layout, queues, size, std::move(file), record_offset_,
-                                                      queues * virtio::InflightArea::size(layout, entries)));
+                                                      virtio::InflightRegion::full_size(layout, queues, size)));
     return port_.use_inflight(std::move(region));
   };
   if (auto used = use()) {
@@ -131,7 +138,7 @@ void Function::choose_record(std::uint16_t entries) {
 
 void Function::reset_device() {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    bells_->set(i, std::nullopt);
+    if (queues_[i].kick) bells_->set(i, std::nullopt);
     queues_[i] = Queue{};
   }
   // First: what is recorded stays for a client that finds out by it where its rings stood.

@@ -142,6 +142,15 @@ TEST_F(FunctionTest, AVectorThatIsNotThereReadsBackAsNone) {
   }
 }
 
+TEST_F(FunctionTest, ItsDoorbellsTakeAPageForEachQueueThatThereIs) {
+  std::array<std::byte, 256> config{};
+  ASSERT_TRUE(rig.function->read(RegionIndex::config, 0, config));
+  const auto layout = parse_config_space(config, rig.function->info());
+  ASSERT_TRUE(layout) << layout.error().text();
+  EXPECT_EQ(layout->multiplier, page_size());
+  EXPECT_EQ(layout->notify.bytes, (rig.port->info().queues + 1U) * page_size()) << "the control queue's, too";
+}
+
 TEST_F(FunctionTest, AnAccessOutsideARegionIsRefused) {
   std::array<std::byte, 4> bytes{};
   const auto error = [&](RegionIndex region, std::uint64_t offset) {

@@ -126,7 +126,8 @@ inline constexpr std::uint8_t kIsrQueue = 1;
 inline constexpr std::uint8_t kIsrConfig = 2;
 
 /// Ours. Records lie one behind the other in the BAR `record_bar` at `record_offset`, each
-/// virtio::InflightArea::size(layout, record_entries) bytes; queues of another size have none.
+/// virtio::InflightArea::size(layout, record_entries) bytes, and behind them, where there is room, their logs: all is
+/// as virtio::InflightRegion has it. Queues of another size have none.
 struct RingStateCfg {
   std::uint16_t record_entries;  ///< written by the driver before any queue is enabled; reads 0 when refused
   std::uint16_t queue_select;

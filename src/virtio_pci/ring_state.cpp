@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace causeway::virtio_pci {
@@ -15,7 +16,8 @@ Result<void> RingState::begin(virtio::Layout layout, std::uint16_t queues, virti
   }
   CW_TRY(const auto bar, registers_.get(&RingStateCfg::record_bar));
   CW_TRY(const auto offset, registers_.get(&RingStateCfg::record_offset));
-  const std::uint64_t bytes = queues * virtio::InflightArea::size(layout, entries.entries());
+  CW_TRY(const auto room, registers_.get(&RingStateCfg::record_bytes));
+  const std::uint64_t bytes = std::min(room, virtio::InflightRegion::full_size(layout, queues, entries));
   const auto file =
       bar < 6 ? bus_.file_of(static_cast<vfio::RegionIndex>(bar), {.offset = offset, .size = bytes}) : std::nullopt;
   if (!file) return fail(Errc::not_supported, "its records cannot be mapped");
@@ -35,10 +37,12 @@ Result<void> RingState::put_start(virtio::QueueIndex queue, const virtio::RingCo
 
 Result<void> RingState::stop(virtio::QueueIndex queue, vdpa::StopMode mode) const {
   const std::uint16_t command = mode == vdpa::StopMode::leave ? kStopLeave : kStopDrain;
-  CW_CHECK(registers_.set(&RingStateCfg::queue_select, virtio::number(queue)));
-  CW_CHECK(registers_.set(&RingStateCfg::queue_stop, command));
-  CW_TRY(const auto answer, registers_.get(&RingStateCfg::queue_stop));
-  if (answer == 0) return {};
+  Batch batch(bus_);
+  registers_.set(batch, &RingStateCfg::queue_select, virtio::number(queue));
+  registers_.set(batch, &RingStateCfg::queue_stop, command);
+  const auto answer = registers_.get(batch, &RingStateCfg::queue_stop);
+  CW_CHECK(batch.run());
+  if (batch.value<std::uint16_t>(answer) == 0) return {};
   return fail(Errc::system, fmt::format("queue {} does not stop", virtio::number(queue)));
 }
 

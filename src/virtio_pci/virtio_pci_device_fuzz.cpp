@@ -1,8 +1,8 @@
 // A function that answers wrongly, against a whole Device. Input: one byte of what the function is (bit 0: it has no
-// ring state; bit 1: it keeps no records; bit 2: it has no control queue), then what becomes of reads of its registers,
-// in their order: a byte below 128 lets that many and one more pass, 255 ends the function, any other one is followed
-// by one to eight bytes that are xor'ed to the answer. Half of what is left when the rings run is written over the
-// records.
+// ring state; bit 1: it keeps no records; bit 2: it has no control queue; bit 3: it has statistics), then what becomes
+// of reads of its registers, in their order: a byte below 128 lets that many and one more pass, 255 ends the function,
+// any other one is followed by one to eight bytes that are xor'ed to the answer. With statistics, those are what a
+// quarter of what is left when the rings run says. Half of what is left when the rings run is written over the records.
 #include "base/log.h"
 #include "base/mapping.h"
 #include "virtio_pci/device.h"
@@ -110,6 +110,7 @@ class Target {
   static FakeDeviceConfig fake(unsigned kind) {
     FakeDeviceConfig config;
     config.records = (kind & 2) == 0;
+    if ((kind & 8) != 0) config.features = config.features.with(virtio::NetFeature::device_stats);
     if ((kind & 4) != 0) config.features = config.features.without(virtio::NetFeature::ctrl_vq);
     return config;
   }
@@ -135,6 +136,7 @@ class Target {
     pump();
     rig_.device->work();
     done(device.control(bytes));
+    count(device);
     scribble();
     for (std::uint16_t i = 0; i < 2; ++i) {
       if (const auto area = device.notify_area(QueueIndex{i})) require(area->size == page_size());
@@ -148,6 +150,23 @@ class Target {
     done(device.unmap(regions));
     done(device.set_status(vdpa::Status::reset));
     pump();
+  }
+
+  /// Statistics that say anything.
+  void count(Device& device) {
+    const auto answer = input_.first(input_.size() / 4);
+    input_ = input_.subspan(answer.size());
+    rig_.device->on_control = [answer](std::span<const std::byte> command) {
+      vdpa::ControlReply reply{.ack = virtio::kCtrlOk, .is_query = true};
+      const bool is_query = command.size() > 1 && command[1] == std::byte{0};
+      reply.data = is_query ? std::vector(8, std::byte{0xff}) : std::vector(answer.begin(), answer.end());
+      return reply;
+    };
+    device.refresh_counters(nullptr);
+    pump();
+    for (std::uint16_t i = 0; i < 4; ++i) require(device.counters(QueueIndex{i}).size() <= 7);
+    require(device.why_uncounted().size() < 1000);
+    rig_.device->on_control = nullptr;
   }
 
   static void start(Device& device, QueueIndex index, FeatureSet features) {

@@ -60,8 +60,9 @@ struct DiskRig {
       devices.push_back(std::move(disk));
       if (config.wrap && devices.size() == 1) devices.front() = config.wrap(std::move(devices.front()));
     }
-    port = value_or_die(
-        port::Port::make(loop, {.name = "disk0", .features_off = {}, .state = config.state}, std::move(devices)));
+    port = value_or_die(port::Port::make(
+        loop, {.name = "disk0", .features_off = {}, .state = config.state, .relay_worker = first.get()},
+        std::move(devices)));
   }
 
   Loop loop;

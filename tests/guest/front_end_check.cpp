@@ -1,15 +1,22 @@
 // front_end_check: a front-end beside a causewayd in the same guest: our own driver side at the end of its sockets.
 //
 //   front_end_check disk STOP SOCKET BLOCKS    writes each block of 4 KiB and reads it back, round after round
+//   front_end_check kvm STOP SOCKET BLOCKS     the same, as a VMM does it: the VFIO groups that come are given to KVM
 //   front_end_check net STOP SOCKET SOCKET     exchanges numbered frames between two ports, both ways
 //
 // Prints "round N" when that round is done, and ends after the round in which the file STOP has appeared, with
 // "ended after round N". Kicks go to the doorbells that are offered, mapped into this process, as far as a disk has
 // them: "rang N doorbells". A disk's request that fails, or ends with the wrong contents, or never, is the end, as are
 // frames that come twice or out of order. Frames may be lost; "lost N" says how many were.
+#include "vfio/kvm_device.h"
 #include "vhost_user/frontend.h"
 
 #include <fmt/format.h>
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/vfio.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <array>
@@ -38,16 +45,74 @@ using testing::BlkDriver, testing::BlkRequest, testing::FakeGuest;
 constexpr seconds kPatience{30};  // for a request, or a frame that arrives
 constexpr std::chrono::microseconds kPause{100};
 
-Result<std::unique_ptr<port::Port>> connect(Loop& loop, const char* socket, virtio::DeviceType type) {
+Result<std::unique_ptr<port::Port>> connect(Loop& loop, const char* socket, virtio::DeviceType type,
+                                            bool vfio_groups = false) {
   vhost_user::FrontendConfig config;  // two queues
   config.name = socket;
   config.path = socket;
   config.type = type;
+  config.vfio_groups = vfio_groups;
   CW_TRY(auto frontend, vhost_user::Frontend::make(loop, std::move(config)));
   std::vector<std::unique_ptr<vdpa::Device>> devices;
   devices.push_back(std::move(frontend));
   return port::Port::make(loop, {.name = "front-end", .features_off = {}}, std::move(devices));
 }
+
+// --- KVM ------------------------------------------------------------------------------------------------------------
+
+/// A virtual machine of KVM's that has no processor and no memory. Prints what becomes of VFIO groups.
+class Machine {
+ public:
+  static Result<std::unique_ptr<Machine>> make() {
+    const int kvm = ::open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    if (kvm < 0) return fail(system_error("open /dev/kvm"));
+    const OwnedFd closes = OwnedFd::adopt(kvm);
+    const int raw = ::ioctl(kvm, KVM_CREATE_VM, 0);
+    if (raw < 0) return fail(system_error("make a virtual machine"));
+    auto machine = OwnedFd::adopt(raw);
+    CW_TRY(auto device, vfio::KvmDevice::make(machine));
+    if (auto second = vfio::KvmDevice::make(machine); second || second.error().code != Errc::busy) {
+      return fail(Errc::peer_violation, "a second VFIO device of one machine is not refused");
+    }
+    return std::unique_ptr<Machine>(new Machine(std::move(machine), std::move(device)));
+  }
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  vdpa::VfioGroups& groups() { return groups_; }
+
+ private:
+  Machine(OwnedFd machine, vfio::KvmDevice device)
+      : machine_(std::move(machine)),
+        device_(std::move(device)),
+        groups_([this](const OwnedFd& group) { return add(group); },
+                [this](const OwnedFd& group) { return remove(group); }) {}
+
+  Result<void> add(const OwnedFd& group) {
+    vfio_group_status status{.argsz = sizeof status, .flags = 0};
+    if (::ioctl(group.borrow(), VFIO_GROUP_GET_STATUS, &status) < 0) return fail(system_error("ask for its status"));
+    const bool is_used = (status.flags & VFIO_GROUP_FLAGS_CONTAINER_SET) != 0;
+    CW_CHECK(device_.add(group));
+    const auto again = device_.add(group);
+    return say(fmt::format("group added, {}, {}", is_used ? "in use" : "not in use",
+                           !again && again.error().code == Errc::busy ? "known to KVM" : "unknown to KVM"));
+  }
+  Result<void> remove(const OwnedFd& group) {
+    CW_CHECK(device_.remove(group));
+    const auto again = device_.remove(group);
+    return say(fmt::format("group removed, {}",
+                           !again && again.error().code == Errc::not_found ? "unknown to KVM" : "known to KVM"));
+  }
+  static Result<void> say(const std::string& what) {
+    fmt::print("{}\n", what);
+    std::fflush(stdout);
+    return {};
+  }
+
+  OwnedFd machine_;
+  vfio::KvmDevice device_;
+  vdpa::VfioGroups groups_;
+};
 
 // --- disk -----------------------------------------------------------------------------------------------------------
 
@@ -65,11 +130,13 @@ std::vector<std::byte> contents(std::uint64_t block, std::uint64_t round) {
 
 class DiskCheck {
  public:
-  static Result<DiskCheck> make(Loop& loop, const char* socket, std::uint64_t blocks) {
-    CW_TRY(auto port, connect(loop, socket, virtio::DeviceType::block));
+  /// `groups`: nullptr: VFIO groups are not taken.
+  static Result<DiskCheck> make(Loop& loop, const char* socket, std::uint64_t blocks, vdpa::VfioGroups* groups) {
+    CW_TRY(auto port, connect(loop, socket, virtio::DeviceType::block, groups != nullptr));
     CW_TRY(auto driver, BlkDriver::plug_in(*port, {.features = virtio::FeatureSet{virtio::BlkFeature::flush},
                                                    .queues = kQueues,
-                                                   .rings_doorbells = true}));
+                                                   .rings_doorbells = true,
+                                                   .vfio_groups = groups}));
     return DiskCheck(loop, std::move(port), std::move(driver), blocks);
   }
 
@@ -77,7 +144,10 @@ class DiskCheck {
     CW_CHECK(each_block(virtio::BlkRequestType::out, number));
     return each_block(virtio::BlkRequestType::in, number);
   }
-  void report() const { fmt::print("rang {} doorbells\n", driver_->doorbells_rung()); }
+  void report() const {
+    fmt::print("rang {} doorbells\n", driver_->doorbells_rung());
+    fmt::print("queues with a group: {}\n", driver_->vfio_shares());
+  }
 
  private:
   using UnderWay = std::map<std::pair<std::uint16_t, std::uint64_t>, std::uint64_t>;  // queue and token: block
@@ -261,9 +331,17 @@ Result<void> repeat(Result<Check> made, const char* stop) {
 int main(int count, char** words) {
   if (count != 5) return 2;
   Loop loop;
-  const bool is_disk = std::string_view(words[1]) == "disk";
-  const auto done = is_disk ? repeat(DiskCheck::make(loop, words[3], std::strtoull(words[4], nullptr, 10)), words[2])
-                            : repeat(NetCheck::make(loop, words[3], words[4]), words[2]);
+  const std::string_view kind(words[1]);
+  const auto disk = [&](vdpa::VfioGroups* groups) {
+    return repeat(DiskCheck::make(loop, words[3], std::strtoull(words[4], nullptr, 10), groups), words[2]);
+  };
+  const auto with_kvm = [&]() -> Result<void> {
+    CW_TRY(const auto machine, Machine::make());
+    return disk(&machine->groups());
+  };
+  const auto done = kind == "kvm"    ? with_kvm()
+                    : kind == "disk" ? disk(nullptr)
+                                     : repeat(NetCheck::make(loop, words[3], words[4]), words[2]);
   if (!done) fmt::print(stderr, "front_end_check: {}\n", done.error().text());
   return done ? 0 : 1;
 }

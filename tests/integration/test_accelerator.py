@@ -19,6 +19,8 @@ MIB = 1 << 20
 class AcceleratorCase(IntegrationCase):
     """Two guests on two ports; each port has a function on the accelerator's switch, and software on the daemon's own."""
 
+    moves_doorbells = True
+
     def start(self, properties="", pairs=1, ring_state=True):
         self.functions = [Port(f"f{n}", self.folder / f"f{n}.sock", mac=mac, queue_pairs=pairs,
                                more=(("transport", "vfio-user"), ("ring-state", ring_state)))
@@ -125,6 +127,18 @@ class Moves(AcceleratorCase):
     def test_packed(self):
         self.assert_moves(properties=",packed=on")
 
+    def test_plain_function_works_packed_rings_by_relay(self):
+        self.start(properties=",packed=on", ring_state=False)
+        self.await_devices({"acc"})
+        stream = self.start_stream()
+        for suffix in ("soft", "acc") * 2:
+            self.move_both(suffix)
+            self.await_devices({suffix})
+            self.assertEqual({queue["path"] for queue in self.queues("net0")},
+                             {"relay" if suffix == "acc" else "direct"})
+            self.await_progress()
+        self.finish(stream)
+
     def test_accelerator_is_killed_and_comes_back(self):
         self.start(properties=",packed=on")
         self.await_devices({"acc"})
@@ -152,6 +166,7 @@ class DiskMoves(IntegrationCase):
     """A guest's disk, moved between an accelerator and software over the same image, by wish and by death; see
     tests/guest/blk_check.cpp for what the guest proves."""
 
+    moves_doorbells = True
     THREADS, BLOCKS, ROUNDS = 8, 2000, 6
 
     def start(self, queues=1, properties="", reconnect_ms=0):
@@ -202,9 +217,31 @@ class DiskMoves(IntegrationCase):
         self.daemon.start()
         self.await_device("acc")
 
+    def relay(self, number):
+        name, path = (("acc", "relay"), ("soft", "relay"), ("acc", "direct"))[number % 3]
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", name, "--path", path)
+        self.await_device(name)
+
+    def kill_relayed(self, number):
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "acc", "--path", "relay")
+        if number % 2 == 0:
+            self.kill(number)
+        else:
+            self.kill_daemon(number)
+        paths = {queue["path"] for queue in self.daemon.cli_json("port", "show", "disk0")["queues"]}
+        self.assertEqual(paths, {"relay"})
+
     def test_moved_split(self):
         self.start()
         self.soak(self.move)
+
+    def test_relayed_split(self):
+        self.start(2)
+        self.soak(self.relay)
+
+    def test_either_side_killed_under_a_relay(self):
+        self.start(1, ",packed=on", reconnect_ms=100)
+        self.soak(self.kill_relayed)
 
     def test_moved_packed_four_queues(self):
         self.start(4, ",packed=on")

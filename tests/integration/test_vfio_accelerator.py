@@ -32,9 +32,16 @@ class Extra:
 class VfioCase(IntegrationCase):
     """One guest, and functions in it that are bound to vfio-pci."""
 
+    kvm = False  # in the guest
+
+    def guest_options(self):
+        """More, or other, options of the guest."""
+        return {}
+
     def start(self, *slots, more):
         # One processor: with two, QEMU 10.0 fails an assertion now and then when a function changes its driver under TCG.
-        self.guest = self.start_guest("guest", *slots, Extra(more), iommu=True, programs=PROGRAMS, memory_mib=512)
+        options = {"memory_mib": 512, **self.guest_options()}
+        self.guest = self.start_guest("guest", *slots, Extra(more), iommu=True, kvm=self.kvm, programs=PROGRAMS, **options)
         self.addresses = [self.guest.function_address(slot) for slot in range(len(slots))]
         for address in self.addresses:
             self.guest.bind_function(address, "vfio-pci")
@@ -50,8 +57,11 @@ class VfioCase(IntegrationCase):
         return (f"acc{number}", {"kind": "vfio", "address": self.addresses[number]})
 
 
-class Disk(VfioCase):
-    """The function's disk is the software's too: QEMU gives the guest the same image a second time."""
+class DiskCase(VfioCase):
+    """A port whose disk is a function. The function's disk is the software's too: QEMU gives the guest the same image a second time."""
+
+    options = ()  # further keys of the port
+    front_end = "disk"
 
     def setUp(self):
         super().setUp()
@@ -63,10 +73,11 @@ class Disk(VfioCase):
         disk = self.guest.check("cd /sys/bus/pci/devices/0000:00:09.0 && echo virtio*/block/*").strip().split("/")[-1]
         self.socket = f"{FOLDER}/disk0.sock"
         self.start_causeway(DiskPort("disk0", self.socket, f"file:/dev/{disk}", queues=2, devices=("acc0", "soft"),
-                                     functions=(self.function(0),), more=(("direct", True),)))
+                                     functions=(self.function(0),), more=(("direct", True), *self.options)))
+
 
     def start_front_end(self):
-        return FrontEnd(self.guest, "disk", self.socket, BLOCKS)
+        return FrontEnd(self.guest, self.front_end, self.socket, BLOCKS)
 
     def finish(self, front_end):
         """Ends it, and looks into the image."""
@@ -74,6 +85,21 @@ class Disk(VfioCase):
         wanted = b"".join(struct.pack("<QQ", block, last) * (BLOCK // 16) for block in range(BLOCKS))
         self.assertEqual(self.image.read_bytes(), wanted)
         self.assertGreater(int(output.split("rang ")[1].split()[0]), 0, "no doorbell of the function was rung by the front-end")
+
+    def paths(self):
+        return {queue["path"] for queue in self.daemon.show("disk0")["queues"]}
+
+    def devices(self):
+        return [item["name"] for item in self.guest.qmp.execute("qom-list", path="/machine/peripheral")]
+
+    def unplug(self):
+        """Takes the function out of the guest, and waits until it is out."""
+        self.guest.qmp.execute("device_del", id="slot0.0")
+        wait_for(lambda: "slot0.0" not in self.devices(), 30, "QEMU has taken the function out", self.guest.program)
+
+
+class Disk(DiskCase):
+    """Moves of a disk's queues."""
 
     def assert_direct(self, front_end):
         """The front-end rings the function's doorbells itself, and nobody passes kicks on."""
@@ -92,14 +118,18 @@ class Disk(VfioCase):
         self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "soft")
         self.daemon.await_devices("disk0", "soft")
         front_end.await_rounds(2)
-        refused = self.daemon.try_cli("port", "rebind", "disk0", "--all", "--device", "acc0")
+        refused = self.daemon.try_cli("port", "rebind", "disk0", "--all", "--device", "acc0", "--path", "direct")
         self.assertNotEqual(refused.code, 0)
         self.assertIn("cannot go on with a ring that is in use", refused.output)
         front_end.await_rounds(2)
-        self.finish(front_end)
         self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "acc0")
+        self.daemon.await_devices("disk0", "acc0")
+        self.assertEqual(self.paths(), {"relay"})
+        front_end.await_rounds(2)
+        self.finish(front_end)
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
+        self.assertEqual(self.paths(), {"direct"})
         front_end.await_rounds(2)
         self.finish(front_end)
 
@@ -107,22 +137,17 @@ class Disk(VfioCase):
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
         self.daemon.cli("port", "rebind", "disk0", "--queue", "0", "--device", "soft")
-        self.daemon.await_devices("disk0", "soft")  # both: the function's disk is reset as a whole
-        self.daemon.await_log("is back")
+        self.daemon.await_log("is back")  # both have left it: the function's disk is reset as a whole
+        wait_for(lambda: self.daemon.devices_of("disk0") == {"soft", "acc0"}, 30, "the other queue is back", self.guest.program)
         front_end.await_rounds(2)
         self.finish(front_end)
 
     def test_unplug(self):
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
-        self.guest.qmp.execute("device_del", id="slot0.0")
+        self.unplug()
         self.daemon.await_devices("disk0", "soft")
         front_end.await_rounds(2)
-
-        def devices():
-            return [item["name"] for item in self.guest.qmp.execute("qom-list", path="/machine/peripheral")]
-
-        wait_for(lambda: "slot0.0" not in devices(), 30, "QEMU has taken the function out", self.guest.program)
         self.guest.qmp.execute("device_add", driver="virtio-blk-pci", id="slot0.0", bus="port0", drive="image",
                                **{"share-rw": True, "num-queues": 2, "vectors": 4, "disable-legacy": "on", "iommu_platform": True,
                                   "ats": True, "page-per-vq": True})
@@ -130,13 +155,61 @@ class Disk(VfioCase):
         wait_for(lambda: self.guest.run(f"test -e {path}").code == 0, 30, "the function is there again", self.guest.program)
         self.guest.bind_function(self.addresses[0], "vfio-pci")
         self.daemon.await_log("is back")
+        self.daemon.await_devices("disk0", "acc0")
+        self.assertEqual(self.paths(), {"relay"})
         front_end.await_rounds(2)
-        self.assertEqual(self.daemon.devices_of("disk0"), {"soft"})
         self.finish(front_end)
         front_end = self.start_front_end()
         self.daemon.await_devices("disk0", "acc0")
         front_end.await_rounds(2)
         self.finish(front_end)
+
+
+class VfioGroups(DiskCase):
+    """The function's VFIO group goes to a front-end that gives it to KVM."""
+
+    kvm = True
+    options = (("vfio-groups", True),)
+    front_end = "kvm"
+
+    def await_said(self, front_end, *lines):
+        """Waits until the front-end has said this, and nothing else, of groups."""
+        def said():
+            return tuple(line for line in front_end.output().splitlines() if line.startswith("group "))
+
+        wait_for(lambda: said() == lines, 60, f"the front-end says {lines}", self.guest.program)
+
+    added = "group added, in use, known to KVM"
+    removed = "group removed, unknown to KVM"
+
+    def test_goes_to_kvm_and_back(self):
+        front_end = self.start_front_end()
+        self.await_said(front_end, self.added)
+        front_end.await_rounds(2)
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "soft")
+        self.daemon.await_devices("disk0", "soft")
+        self.await_said(front_end, self.added, self.removed)
+        front_end.await_rounds(2)
+        self.finish(front_end)
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "acc0")
+        front_end = self.start_front_end()
+        self.await_said(front_end, self.added)
+        _, output = front_end.finish()
+        self.assertIn("queues with a group: 2", output)
+
+    def test_does_not_hold_the_function(self):
+        front_end = self.start_front_end()
+        self.await_said(front_end, self.added)
+        self.unplug()
+        self.await_said(front_end, self.added, self.removed)
+        front_end.await_rounds(2)
+        self.finish(front_end)
+
+    def test_stays_here_unless_the_front_end_asks(self):
+        front_end = FrontEnd(self.guest, "disk", self.socket, BLOCKS)
+        front_end.await_rounds(2)
+        _, output = front_end.finish()
+        self.assertIn("queues with a group: 0", output)
 
 
 class Net(VfioCase):

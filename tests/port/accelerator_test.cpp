@@ -234,20 +234,22 @@ TEST_P(AcceleratorTest, OfFewerQueuesTakesThoseThatItHas) {
   EXPECT_THAT(bindings(), ElementsAre("accel", "accel", "soft", "soft"));
 }
 
-TEST_P(AcceleratorTest, LosesTheDoorbellBeforeTheQueue) {
+TEST_P(AcceleratorTest, LosesTheDoorbellAndTheVfioGroupBeforeTheQueue) {
   plug_in();
+  EXPECT_TRUE(b->has_vfio_group(0) && b->has_vfio_group(1));
   EXPECT_TRUE(b->has_doorbell(0) && b->has_doorbell(1));
   EXPECT_EQ(port_b->report().queues[1].doorbell, port::Doorbell::accepted);
   unsigned stops = 0;
   accel->on_stop = [&](QueueIndex queue) {
     EXPECT_FALSE(b->has_doorbell(virtio::number(queue)));
+    EXPECT_FALSE(b->has_vfio_group(virtio::number(queue)));
     ++stops;
   };
   ASSERT_TRUE(port_b->rebind(QueueIndex{1}, "soft"));
-  EXPECT_TRUE(b->has_doorbell(0));
-  EXPECT_FALSE(b->has_doorbell(1));
+  EXPECT_TRUE(b->has_doorbell(0) && b->has_vfio_group(0));
+  EXPECT_FALSE(b->has_doorbell(1) || b->has_vfio_group(1));
   ASSERT_TRUE(port_b->rebind(QueueIndex{1}, "accel"));
-  EXPECT_TRUE(b->has_doorbell(1));
+  EXPECT_TRUE(b->has_doorbell(1) && b->has_vfio_group(1));
   ParcelWriter positions;
   port_b->pause(positions);
   EXPECT_FALSE(b->has_doorbell(0) || b->has_doorbell(1));
@@ -258,6 +260,7 @@ TEST_P(AcceleratorTest, LosesTheDoorbellBeforeTheQueue) {
   EXPECT_EQ(stops, 4U);
   port_b->reset();
   EXPECT_FALSE(b->has_doorbell(0) || b->has_doorbell(1));
+  EXPECT_FALSE(b->has_vfio_group(0) || b->has_vfio_group(1));
   accel->on_stop = {};
 }
 

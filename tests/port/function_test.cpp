@@ -1,17 +1,21 @@
 // A port whose first Device is a virtio-pci function and whose second is software: traffic on either, and moved between
 // the two while it flows.
 
+#include "net/frame_stream.h"
 #include "net/two_guests.h"
 #include "port/functions.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
 #include <thread>
 #include <tuple>
+#include <utility>
 
 namespace causeway::testing {
 namespace {
@@ -48,14 +52,37 @@ struct Rig {
     devices.push_back(std::move(accelerator));
     const net::NicConfig config{.name = "soft", .mac = kMacA, .queue_pairs = pairs, .mtu = std::nullopt};
     devices.push_back(value_or_die(net::Nic::make(loop, config, link)));
-    port_a = value_or_die(port::Port::make(loop, {.name = "a", .features_off = {}}, std::move(devices)));
+    port_a = value_or_die(
+        port::Port::make(loop, {.name = "a", .features_off = {}, .relay_worker = worker.get()}, std::move(devices)));
     const FakeGuestConfig guest{.features = features, .queue_pairs = pairs};
     a = value_or_die(FakeGuest::plug_in(*port_a, guest));
     b = value_or_die(FakeGuest::plug_in(*port_b, guest));
   }
 
   std::string device_of(std::uint16_t queue) const { return port_a->report().queues[queue].device; }
+  /// Has the counters of all Devices be read.
+  void refresh() {
+    auto token = std::make_shared<int>();
+    const std::weak_ptr<int> waits = token;
+    port_a->refresh_counters(std::exchange(token, nullptr));
+    const auto end = steady_clock::now() + kLimit;
+    while (!waits.expired()) {
+      if (steady_clock::now() > end) throw std::runtime_error("no counters came");
+      loop.run_ready();
+    }
+  }
+  static std::uint64_t value(const std::vector<vdpa::Counter>& counters, std::string_view name) {
+    const auto found = std::ranges::find(counters, name, &vdpa::Counter::name);
+    return found == counters.end() ? 0 : found->value;
+  }
+  std::uint64_t counter(std::uint16_t queue, std::string_view name) const {
+    return value(port_a->report().queues[queue].counters, name);
+  }
+  std::uint64_t total(std::uint16_t queue, std::string_view name) const {
+    return value(port_a->report().queues[queue].totals, name);
+  }
   Result<void> move(std::uint16_t queue, std::string_view to) { return port_a->rebind(QueueIndex{queue}, to); }
+  port::Path path_of(std::uint16_t queue) const { return port_a->report().queues[queue].path; }
 
   Loop loop;
   std::unique_ptr<Worker> worker;
@@ -70,75 +97,10 @@ struct Rig {
   std::unique_ptr<FakeGuest> b;
 };
 
-std::vector<std::byte> numbered(std::uint32_t number, net::MacAddress to, net::MacAddress from) {
-  std::vector<std::byte> frame(60 + number % 1400, static_cast<std::byte>(number));
-  const net::EthernetHeader ethernet{.destination = to, .source = from, .ether_type = {0x88, 0xb5}};
-  std::memcpy(frame.data(), &ethernet, sizeof ethernet);
-  std::memcpy(frame.data() + sizeof ethernet, &number, sizeof number);
-  return frame;
-}
-
-/// A stream of numbered frames from one guest to the other. What comes must be what was sent, in order, once each.
-struct Stream {
-  FakeGuest& from;
-  FakeGuest& to;
-  net::MacAddress source;
-  net::MacAddress target;
-  std::uint32_t count;    ///< frames to be sent
-  bool may_lose = false;  ///< those that are on their way when a queue stops
-  std::uint32_t sent = 0;
-  std::uint32_t next = 0;
-  std::uint32_t came = 0;
-  std::string complaint = {};
-  steady_clock::time_point progress = steady_clock::now();
-
-  void turn(std::uint32_t window = 100) {
-    from.reap(0);
-    while (sent < count && sent - next < window && from.send(0, {}, numbered(sent, target, source))) ++sent;
-    from.flush(0);
-    drain();
-    if (may_lose && steady_clock::now() - progress > std::chrono::milliseconds(100)) next = sent;
-  }
-  void drain() {
-    while (const auto arrival = to.receive(0)) {
-      std::uint32_t number = 0;
-      std::memcpy(&number, arrival->frame.data() + sizeof(net::EthernetHeader), sizeof number);
-      const bool is_right =
-          arrival->frame == numbered(number, target, source) && (may_lose ? number >= next : number == next);
-      if (!is_right && complaint.empty()) complaint = fmt::format("frame {} where {} is due", number, next);
-      next = number + 1;
-      ++came;
-      progress = steady_clock::now();
-    }
-  }
-};
-
 struct Accelerated : ::testing::TestWithParam<FeatureSet> {
-  /// Both directions until `count` frames have come, with `between` now and then.
   template <class Between>
   void exchange(Rig& rig, std::uint32_t count, Between between, bool may_lose = false) {
-    Stream out{.from = *rig.a, .to = *rig.b, .source = kMacA, .target = kMacB, .count = count};
-    Stream in{.from = *rig.b, .to = *rig.a, .source = kMacB, .target = kMacA, .count = count, .may_lose = may_lose};
-    // The switch learns where A is before B sends to it.
-    while (out.came == 0) {
-      out.turn(1);
-      rig.loop.run_ready();
-    }
-    std::uint32_t next = 100;
-    const auto end = steady_clock::now() + kLimit;
-    while (out.next < count || in.next < count) {
-      ASSERT_LT(steady_clock::now(), end)
-          << "sent " << out.sent << ", got " << out.came << "; back " << in.sent << ", " << in.came;
-      out.turn();
-      in.turn();
-      rig.loop.run_ready();
-      if (out.came + in.came < next) continue;
-      between();
-      next += 100;
-    }
-    ASSERT_EQ(out.complaint, "");
-    ASSERT_EQ(in.complaint, "");
-    EXPECT_FALSE(rig.a->is_broken() || rig.b->is_broken());
+    ASSERT_TRUE(exchange_frames(rig.loop, *rig.a, *rig.b, count, between, may_lose));
   }
 };
 
@@ -163,6 +125,35 @@ TEST_P(Accelerated, QueuesMoveUnderTrafficAndNothingIsLostOrRepeated) {
   EXPECT_GE(moves, 300U);
 }
 
+TEST_P(Accelerated, PathsChangeUnderTrafficAndNothingIsLostOrRepeated) {
+  Rig rig(GetParam());
+  std::uint32_t moves = 0;
+  exchange(rig, 10'000, [&] {
+    const std::uint16_t queue = moves % 2;
+    const auto path = moves / 2 % 3 == 0 ? port::Path::relay : port::Path::direct;
+    const char* const to = moves / 2 % 3 == 2 ? "soft" : "accelerator";
+    const auto moved = rig.port_a->rebind(QueueIndex{queue}, to, {.path = path});
+    ASSERT_TRUE(moved) << moved.error().text();
+    ASSERT_EQ(rig.path_of(queue), path);
+    ASSERT_EQ(rig.a->has_doorbell(queue), moves / 2 % 3 == 1);
+    ++moves;
+  });
+  EXPECT_GE(moves, 100U);
+}
+
+TEST_P(Accelerated, IsUnpluggedUnderARelayAndNothingIsLostOrRepeated) {
+  Rig rig(GetParam());
+  for (const auto queue : {kReceive, kTransmit}) {
+    ASSERT_TRUE(rig.port_a->rebind(QueueIndex{queue}, "accelerator", {.path = port::Path::relay}));
+  }
+  std::uint32_t turns = 0;
+  exchange(rig, 3000, [&] {
+    if (++turns == 10) rig.bus->unplug();
+  });
+  EXPECT_GT(turns, 10U);
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_EQ(rig.device_of(queue), "soft");
+}
+
 TEST_P(Accelerated, ADoorbellInMemoryIsHeard) {
   Rig rig(GetParam());
   // Although the queue was started before it was enabled.
@@ -179,6 +170,43 @@ TEST_P(Accelerated, ADoorbellInMemoryIsHeard) {
     ASSERT_LT(steady_clock::now(), end);
     std::this_thread::yield();
   }
+}
+
+TEST_P(Accelerated, ItsCountersAreReadFromTheFunctionAndTotalsDoNotGoBack) {
+  Rig rig(GetParam());
+  exchange(rig, 500, [] {});
+  rig.refresh();
+  for (const auto queue : {kReceive, kTransmit}) {
+    EXPECT_GE(rig.counter(queue, "packets"), 500U);
+    EXPECT_GE(rig.total(queue, "bytes"), 500U * 60);
+    ASSERT_TRUE(rig.move(queue, "soft"));
+    EXPECT_EQ(rig.counter(queue, "packets"), 0U) << "software has moved nothing yet";
+    EXPECT_GE(rig.total(queue, "packets"), 500U);
+  }
+  exchange(rig, 500, [] {});
+  rig.refresh();
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_GE(rig.total(queue, "packets"), 1000U);
+  rig.bus->unplug();
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_GE(rig.total(queue, "packets"), 1000U);
+  EXPECT_TRUE(rig.port_a->report().uncounted.empty());
+}
+
+TEST_P(Accelerated, AQueueIsBorrowedUnderTrafficAndGoesBackWhereItBelongs) {
+  Rig rig(GetParam());
+  std::uint32_t turns = 0;
+  exchange(rig, 2000, [&] {
+    const auto borrowed = rig.port_a->borrow(QueueIndex{kReceive});
+    ASSERT_TRUE(borrowed && *borrowed);
+    ASSERT_EQ(rig.device_of(kReceive), "soft");
+    const auto again = rig.port_a->borrow(QueueIndex{kReceive});
+    ASSERT_TRUE(again && !*again) << "it is there already";
+    ASSERT_TRUE(rig.port_a->give_back(QueueIndex{kReceive}));
+    ASSERT_EQ(rig.device_of(kReceive), "accelerator");
+    ++turns;
+  });
+  EXPECT_GT(turns, 10U);
+  rig.a.reset();
+  EXPECT_EQ(rig.port_a->borrow(QueueIndex{kReceive}).error().code, Errc::gone) << "it does not run";
 }
 
 TEST_P(Accelerated, AGuestMayResetAndStartAgain) {
@@ -228,9 +256,28 @@ TEST_P(Plain, FallsBackToSoftwareAndNothingIsRepeated) {
   };
   exchange(rig, 3000, fall_back, true);
   EXPECT_GE(turns, 20U);
-  const auto back = rig.move(kTransmit, "accelerator");
+}
+
+TEST_P(Plain, TakesARingInUseByRelayOnly) {
+  Rig rig(GetParam(), false);
+  exchange(rig, 300, [] {});
+  for (const auto queue : {kReceive, kTransmit}) ASSERT_TRUE(rig.move(queue, "soft"));
+  exchange(rig, 300, [] {});
+  const auto back = rig.port_a->rebind(QueueIndex{kTransmit}, "accelerator", {.path = port::Path::direct});
   ASSERT_FALSE(back);
   EXPECT_NE(back.error().what.find("without ring state"), std::string::npos) << back.error().what;
+  for (const auto queue : {kReceive, kTransmit}) {
+    const auto moved = rig.move(queue, "accelerator");
+    ASSERT_TRUE(moved) << moved.error().text();
+    EXPECT_EQ(rig.device_of(queue), "accelerator");
+    EXPECT_EQ(rig.path_of(queue), port::Path::relay);
+  }
+  exchange(rig, 1000, [] {});
+  // A driver that starts its rings anew gets the direct path again.
+  rig.a.reset();
+  rig.a = value_or_die(FakeGuest::plug_in(*rig.port_a, {.features = GetParam()}));
+  for (const auto queue : {kReceive, kTransmit}) EXPECT_EQ(rig.path_of(queue), port::Path::direct);
+  exchange(rig, 300, [] {});
 }
 
 TEST_P(Plain, IsUnpluggedUnderTrafficAndNothingIsRepeated) {
@@ -256,10 +303,23 @@ TEST_P(Plain, IsLeftByAQueueThatIsEnabledAgain) {
   exchange(rig, 300, [] {}, true);
 }
 
-TEST_P(Plain, HasNoPackedRings) {
-  Rig rig(GetParam() | FeatureSet{Feature::ring_packed}, false);
-  EXPECT_EQ(rig.device_of(kTransmit), "soft");
+TEST_P(Plain, TakesALentQueueBackByRelay) {
+  Rig rig(GetParam(), false);
   exchange(rig, 300, [] {});
+  ASSERT_TRUE(rig.port_a->borrow(QueueIndex{kReceive}));
+  EXPECT_EQ(rig.device_of(kReceive), "soft");
+  ASSERT_TRUE(rig.port_a->give_back(QueueIndex{kReceive}));
+  EXPECT_EQ(rig.device_of(kReceive), "accelerator");
+  EXPECT_EQ(rig.path_of(kReceive), port::Path::relay);
+  exchange(rig, 300, [] {}, true);
+}
+
+TEST_P(Plain, WorksThePackedRingsThatItLacksByRelay) {
+  Rig rig(GetParam() | FeatureSet{Feature::ring_packed}, false);
+  EXPECT_EQ(rig.device_of(kTransmit), "accelerator");
+  EXPECT_EQ(rig.path_of(kTransmit), port::Path::relay);
+  EXPECT_FALSE(rig.a->has_doorbell(kTransmit));
+  exchange(rig, 3000, [] {});
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, Plain, ::testing::Values(kSplit, kAll));

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <map>
 #include <random>
@@ -33,6 +34,7 @@ struct Case {
   Layout layout;
   std::uint16_t first;  ///< position at which the ring starts
   unsigned seed;
+  Remember remember = Remember::in_flight;
 };
 
 class InflightCrash : public ::testing::TestWithParam<Case> {
@@ -88,15 +90,21 @@ class InflightCrash : public ::testing::TestWithParam<Case> {
     return config;
   }
 
-  /// What the process that dies does: takes, uses in any order, publishes.
+  /// What the process that dies does: takes, uses in any order, publishes. One that remembers nothing uses in their
+  /// order all that it takes.
   void work() const {
     std::minstd_rand random(GetParam().seed);
-    auto device = value_or_die(DeviceQueue::start(config_, memory_.map(), Remember::in_flight));
+    auto device = value_or_die(DeviceQueue::start(config_, memory_.map(), GetParam().remember));
     ChainBatch batch;
     std::vector<Chain> taken;
     for (int turn = 0; turn < 12; ++turn) {
       batch.clear();
       device.take(batch, static_cast<std::uint16_t>(random() % 4));
+      if (GetParam().remember == Remember::nothing) {
+        for (const Chain& chain : batch.chains()) device.use(chain, 0);
+        device.publish();
+        continue;
+      }
       taken.insert(taken.end(), batch.chains().begin(), batch.chains().end());
       for (std::size_t uses = taken.empty() ? 0 : random() % (taken.size() + 1); uses != 0; --uses) {
         const auto chosen = taken.begin() + static_cast<std::ptrdiff_t>(random() % taken.size());
@@ -151,12 +159,29 @@ class InflightCrash : public ::testing::TestWithParam<Case> {
     return at.encoded();
   }
 
-  /// Recovers from a copy of the record as it is now; then once more, after a start that died at once.
+  /// The next device side finds everything of the ring that is not used, and no more.
+  void check_rest(const RingConfig& resumed) const {
+    auto device = value_or_die(DeviceQueue::start(resumed, memory_.map(), GetParam().remember));
+    const std::size_t used = used_ids().size();
+    ChainBatch batch;
+    while (device.take(batch, kChains) != 0) continue;
+    ASSERT_EQ(batch.size(), kChains - used);
+    for (const Chain& chain : batch.chains()) device.use(chain, 0);
+    device.publish();
+    ASSERT_TRUE(std::ranges::is_permutation(used_ids(), order_));
+  }
+
+  /// Recovers from a copy of the record and the ring as they are now; then once more, after a start that died at once;
+  /// then everything is worked to its end. The ring is as it was when this returns.
   void check_now() {
     const auto copy = record_of(scratch_);
-    std::vector<std::byte> bytes(config_.record->bytes.size());
-    config_.record->bytes.read(0, bytes);
-    copy->bytes.write(0, bytes);
+    const RingAreas ring = areas();
+    const auto bytes = all_bytes(ring, *config_.record);
+    put_bytes(bytes, ring, *copy);
+    check_recovery(copy);
+    put_bytes(bytes, ring, *copy);
+  }
+  void check_recovery(const std::shared_ptr<const InflightArea>& copy) {
     const auto recovered = recover(*copy, config_, *memory_.map());
     ASSERT_TRUE(recovered) << recovered.error().text();
     // Before the record begins nothing has been taken either.
@@ -166,12 +191,33 @@ class InflightCrash : public ::testing::TestWithParam<Case> {
     RingConfig again = config_;
     again.record = copy;
     again.start = **recovered;
-    const auto device = DeviceQueue::start(again, memory_.map(), Remember::in_flight);
+    const auto device = DeviceQueue::start(again, memory_.map(), GetParam().remember);
     ASSERT_TRUE(device) << device.error().text();
     const auto second = recover(*copy, config_, *memory_.map());
     ASSERT_TRUE(second) << second.error().text();
     ASSERT_TRUE(second->has_value());
     EXPECT_EQ((**second).in_flight, (**recovered).in_flight);
+    check_rest(again);
+  }
+
+  /// All the bytes that a crash leaves behind.
+  static std::array<memory::GuestSpan, 4> spans(const RingAreas& ring, const InflightArea& record) {
+    return {ring.descriptors, ring.used, record.bytes, record.log};
+  }
+  static std::vector<std::byte> all_bytes(const RingAreas& ring, const InflightArea& record) {
+    std::vector<std::byte> bytes;
+    for (const memory::GuestSpan& span : spans(ring, record)) {
+      const std::size_t before = bytes.size();
+      bytes.resize(before + span.size());
+      span.read(0, std::span(bytes).subspan(before));
+    }
+    return bytes;
+  }
+  static void put_bytes(std::span<const std::byte> bytes, const RingAreas& ring, const InflightArea& record) {
+    for (const memory::GuestSpan& span : spans(ring, record)) {
+      span.write(0, bytes.first(span.size()));
+      bytes = bytes.subspan(span.size());
+    }
   }
 
   GuestMemory memory_;
@@ -181,17 +227,6 @@ class InflightCrash : public ::testing::TestWithParam<Case> {
   std::vector<std::uint16_t> order_;
   std::map<std::uint16_t, std::uint16_t> slots_;
 };
-
-/// All the bytes that a crash leaves behind.
-std::vector<std::byte> all_bytes(const RingAreas& areas, const InflightArea& record) {
-  std::vector<std::byte> bytes;
-  for (const memory::GuestSpan& span : {areas.descriptors, areas.used, record.bytes}) {
-    const std::size_t before = bytes.size();
-    bytes.resize(before + span.size());
-    span.read(0, std::span(bytes).subspan(before));
-  }
-  return bytes;
-}
 
 TEST_P(InflightCrash, BetweenAnyTwoInstructionsLeavesWhatWasInFlight) {
   const pid_t child = ::fork();
@@ -234,6 +269,7 @@ std::vector<Case> cases() {
       all.push_back({Layout::split, static_cast<std::uint16_t>(first), seed});
     for (const unsigned first : {0x8000U, 0x8009U, 13U}) {
       all.push_back({Layout::packed, static_cast<std::uint16_t>(first), seed});
+      all.push_back({Layout::packed, static_cast<std::uint16_t>(first), seed, Remember::nothing});
     }
   }
   return all;
@@ -242,7 +278,7 @@ std::vector<Case> cases() {
 std::string name_of(const ::testing::TestParamInfo<Case>& parameter) {
   const Case& is = parameter.param;
   return std::string(is.layout == Layout::split ? "split" : "packed") + "_" + std::to_string(is.first) + "_" +
-         std::to_string(is.seed);
+         std::to_string(is.seed) + (is.remember == Remember::nothing ? "_position_alone" : "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, InflightCrash, ::testing::ValuesIn(cases()), name_of);

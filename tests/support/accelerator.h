@@ -33,6 +33,12 @@ class Accelerator final : public vdpa::Device, private vdpa::DeviceObserver {
     inner_->set_observer(this);
   }
 
+  /// Before it is a port's: offers these not.
+  void lack(vdpa::FeatureSet features) { info_.features = info_.features.minus(features); }
+
+  /// Has no doorbells from now on. Those that it has are pages, and nobody hears them.
+  void hide_doorbells() { has_doorbells_ = false; }
+
   struct Refuses {
     bool features = false;
     bool status = false;
@@ -67,7 +73,7 @@ class Accelerator final : public vdpa::Device, private vdpa::DeviceObserver {
   const vdpa::DeviceInfo& info() const override { return info_; }
   void set_observer(vdpa::DeviceObserver* observer) override { observer_ = observer; }
   Result<void> set_features(vdpa::FeatureSet features) override {
-    CW_CHECK(allow(refuses.features, "features"));
+    CW_CHECK(allow(refuses.features || !features.is_subset_of(info_.features), "features"));
     return inner_->set_features(features);
   }
   vdpa::Status status() const override { return inner_->status(); }
@@ -123,7 +129,12 @@ class Accelerator final : public vdpa::Device, private vdpa::DeviceObserver {
     return found == last_.end() ? std::nullopt : std::optional(found->second);
   }
   std::optional<vdpa::NotifyArea> notify_area(vdpa::QueueIndex queue) const override {
+    if (!has_doorbells_) return std::nullopt;
     return vdpa::NotifyArea{.fd = doorbells_, .offset = kPage * virtio::number(queue), .size = kPage};
+  }
+  /// Any descriptor will do: nobody here asks what it is of.
+  const OwnedFd* vfio_group(vdpa::QueueIndex queue) const override {
+    return running_.contains(queue) ? &doorbells_ : nullptr;
   }
   std::optional<vdpa::QueueIndex> control_queue(vdpa::FeatureSet features) const override {
     return inner_->control_queue(features);
@@ -159,6 +170,7 @@ class Accelerator final : public vdpa::Device, private vdpa::DeviceObserver {
   OwnedFd doorbells_;
   vdpa::DeviceObserver* observer_ = nullptr;
   bool is_gone_ = false;
+  bool has_doorbells_ = true;
   unsigned asked_while_gone_ = 0;
   std::size_t writes_ = 0;
   std::optional<std::uint16_t> mtu_;

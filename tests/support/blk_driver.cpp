@@ -152,6 +152,15 @@ void BlkDriver::offer_notify_area(QueueIndex queue, const vdpa::NotifyArea& area
   }
 }
 
+void BlkDriver::offer_vfio_group(QueueIndex queue, const OwnedFd& group) {
+  if (config_.vfio_groups == nullptr) return;
+  if (auto share = config_.vfio_groups->share(group)) {
+    shares_.insert_or_assign(queue, *std::move(share));
+  } else {
+    log::warn("queue {}: {}", virtio::number(queue), share.error().text());  // there is the call eventfd
+  }
+}
+
 std::optional<BlkCompletion> BlkDriver::reap(std::uint16_t index) {
   Queue& queue = queues_[index];
   const auto used = queue.ring.reap();

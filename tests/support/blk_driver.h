@@ -3,6 +3,7 @@
 
 #include "base/event_fd.h"
 #include "port/port.h"
+#include "vdpa/vfio_groups.h"
 #include "virtio/blk.h"
 #include "virtio/driver_queue.h"
 
@@ -22,7 +23,8 @@ struct BlkDriverConfig {
   virtio::FeatureSet features;  ///< to negotiate; VERSION_1 is always added
   std::uint16_t queues = 1;
   std::uint32_t ring_size = 64;
-  bool rings_doorbells = false;  ///< maps those that it is offered, and kicks by them
+  bool rings_doorbells = false;             ///< maps those that it is offered, and kicks by them
+  vdpa::VfioGroups* vfio_groups = nullptr;  ///< takes shares of those that it is offered; outlives it
 };
 
 /// One request. Readable bytes are `head` and `data`; writable ones `answer_bytes` and the status.
@@ -66,11 +68,15 @@ class BlkDriver final : public port::DriverSide {
   void memory_lost() override {}
   void offer_notify_area(virtio::QueueIndex queue, const vdpa::NotifyArea& area) override;
   void withdraw_notify_area(virtio::QueueIndex queue) override { doorbells_.erase(queue); }
+  void offer_vfio_group(virtio::QueueIndex queue, const OwnedFd& group) override;
+  void withdraw_vfio_group(virtio::QueueIndex queue) override { shares_.erase(queue); }
   port::Doorbell doorbell(virtio::QueueIndex queue) const override {
     return doorbells_.contains(queue) ? port::Doorbell::accepted : port::Doorbell::none;
   }
   /// How many kicks went to doorbells.
   std::uint64_t doorbells_rung() const { return doorbells_rung_; }
+  /// How many queues have a share of a VFIO group.
+  std::size_t vfio_shares() const { return shares_.size(); }
 
  private:
   static constexpr std::size_t kSlot = std::size_t{kLargestData} + 4096;
@@ -104,6 +110,7 @@ class BlkDriver final : public port::DriverSide {
   std::uint32_t config_changes_ = 0;
   std::map<virtio::QueueIndex, Doorbell> doorbells_;
   std::uint64_t doorbells_rung_ = 0;
+  std::map<virtio::QueueIndex, vdpa::VfioGroups::Share> shares_;
 };
 
 }  // namespace causeway::testing

@@ -93,6 +93,10 @@ class FakeGuest final : public port::DriverSide {
     doorbells_.insert(queue);
   }
   void withdraw_notify_area(virtio::QueueIndex queue) override { doorbells_.erase(queue); }
+  /// The queues whose VFIO group is on offer.
+  bool has_vfio_group(std::uint16_t queue) const { return vfio_groups_.contains(virtio::QueueIndex{queue}); }
+  void offer_vfio_group(virtio::QueueIndex queue, const OwnedFd& /*group*/) override { vfio_groups_.insert(queue); }
+  void withdraw_vfio_group(virtio::QueueIndex queue) override { vfio_groups_.erase(queue); }
   port::Doorbell doorbell(virtio::QueueIndex queue) const override {
     return doorbells_.contains(queue) ? port::Doorbell::accepted : port::Doorbell::none;
   }
@@ -130,6 +134,7 @@ class FakeGuest final : public port::DriverSide {
   std::uint32_t config_changes_ = 0;
   std::uint32_t memory_losses_ = 0;
   std::set<virtio::QueueIndex> doorbells_;
+  std::set<virtio::QueueIndex> vfio_groups_;
 };
 
 }  // namespace causeway::testing

@@ -112,9 +112,10 @@ Result<DeviceConfig> read_device(Section section, const Config& config) {
     CW_CHECK(section.allow_only({"name", "kind", "socket"}));
     return device;
   }
-  CW_CHECK(section.allow_only({"name", "kind", "socket", "role", "reconnect"}));
+  CW_CHECK(section.allow_only({"name", "kind", "socket", "role", "reconnect", "vfio-groups"}));
   CW_TRY(device.role, read_role(section, device.role));
   CW_TRY(device.reconnect, section.flag("reconnect", device.reconnect));
+  CW_TRY(device.vfio_groups, section.flag("vfio-groups", false));
   return device;
 }
 

@@ -60,6 +60,7 @@ struct DeviceConfig {
   Role role = Role::client;
   /// vhost_user: when the other process leaves, waits for it, instead of using the port's next Device.
   bool reconnect = true;
+  bool vfio_groups = false;  ///< vhost_user: takes VFIO groups, to hand them on
   bool operator==(const DeviceConfig&) const = default;
 };
 
@@ -113,6 +114,7 @@ struct PortConfig {
   Failback failback = Failback::automatic;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
+  bool vfio_groups = false;            ///< vhost_user: the front-end may have the VFIO groups of the Devices
   std::optional<DiskPortConfig> disk;  ///< for the device type block; what is above of network ports then means nothing
   bool operator==(const PortConfig&) const = default;
 };

@@ -75,6 +75,7 @@ devices = ["a", "b"]
 failback = "manual"
 features-off = ["mrg_rxbuf", "event_idx"]
 inband-notifications = true
+vfio-groups = true
 )");
   EXPECT_EQ(config.daemon, (DaemonConfig{.control = "/tmp/c.sock", .log_level = "debug", .state = "/tmp/kept"}));
   ASSERT_THAT(config.workers, SizeIs(2));
@@ -97,6 +98,7 @@ inband-notifications = true
       .failback = Failback::manual,
       .features_off = virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}.with(virtio::Feature::event_idx),
       .inband_notifications = true,
+      .vfio_groups = true,
       .disk = std::nullopt,
   };
   ASSERT_THAT(config.ports, SizeIs(1));
@@ -178,8 +180,16 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"features-off = ['warp']",
                         "key 'features-off' is an array; expected an array of virtio feature names"},
                     Bad{"inband-notifications = 1", "key 'inband-notifications' is 1; expected true or false"},
+                    Bad{"vfio-groups = 'all'", "key 'vfio-groups' is \"all\"; expected true or false"},
                     Bad{"queue-pair = 4", "key \"queue-pair\" is unknown; did you mean 'queue-pairs'?"},
                     Bad{"colour = 'red'", "key \"colour\" is unknown; expected one of name, socket"}));
+
+TEST(Config, APortThatIsAFunctionHasNothingOfVhostUser) {
+  for (const std::string key : {"inband-notifications", "vfio-groups"}) {
+    EXPECT_THAT(error_of(port_with("transport = 'vfio-user'\n" + key + " = true")),
+                HasSubstr("key '" + key + "' is true; expected no such key where transport is not \"vhost-user\""));
+  }
+}
 
 class BadConnection : public testing::TestWithParam<std::string_view> {};
 
@@ -202,14 +212,16 @@ TEST(Config, MissingKeysAreNamedAtTheTable) {
 TEST(Config, DevicesThatAreOtherProcesses) {
   const std::string devices =
       "[[device]]\nname='near'\nkind='vhost-user'\nsocket='/tmp/near.sock'\n"
-      "[[device]]\nname='far'\nkind='vhost-user'\nsocket='/tmp/far.sock'\nrole='server'\nreconnect=false\n";
+      "[[device]]\nname='far'\nkind='vhost-user'\nsocket='/tmp/"
+      "far.sock'\nrole='server'\nreconnect=false\nvfio-groups=true\n";
   const Config config = parsed(devices + port_with("devices = ['far', 'soft']"));
-  EXPECT_THAT(
-      config.devices,
-      ElementsAre(
-          DeviceConfig{.name = "near", .socket = "/tmp/near.sock", .address = {}},
-          DeviceConfig{
-              .name = "far", .socket = "/tmp/far.sock", .address = {}, .role = Role::server, .reconnect = false}));
+  EXPECT_THAT(config.devices, ElementsAre(DeviceConfig{.name = "near", .socket = "/tmp/near.sock", .address = {}},
+                                          DeviceConfig{.name = "far",
+                                                       .socket = "/tmp/far.sock",
+                                                       .address = {},
+                                                       .role = Role::server,
+                                                       .reconnect = false,
+                                                       .vfio_groups = true}));
   EXPECT_THAT(config.ports.at(0).devices, ElementsAre("far", "soft"));
 
   EXPECT_THAT(error_of("[[device]]\nname='d'\n"),

@@ -119,6 +119,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
                                "bandwidth",
                                "bandwidth-burst",
                                "inband-notifications",
+                               "vfio-groups",
                                "transport",
                                "ring-state"}));
   DiskPortConfig disk;

@@ -7,6 +7,7 @@
 #include <bit>
 #include <charconv>
 #include <filesystem>
+#include <utility>
 
 namespace causeway::config {
 namespace {
@@ -144,21 +145,25 @@ Result<void> read_transport(const Section& section, PortConfig& port) {
   CW_TRY(port.transport, section.choice<Transport>("transport", port.transport, kTransports));
   CW_TRY(port.role, read_role(section, port.role));
   CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
+  CW_TRY(port.vfio_groups, section.flag("vfio-groups", false));
   CW_TRY(port.ring_state, section.flag("ring-state", true));
   if (port.transport == Transport::vhost_user) {
     if (!section.has("ring-state")) return {};
     return section.bad("ring-state", "no such key where transport is not \"vfio-user\"");
   }
   if (port.role != Role::server) return section.bad("role", "\"server\", since its transport is \"vfio-user\"");
-  if (!port.inband_notifications) return {};
-  return section.bad("inband-notifications", "no such key where transport is not \"vhost-user\"");
+  for (const auto& [key, is_set] :
+       {std::pair("inband-notifications", port.inband_notifications), std::pair("vfio-groups", port.vfio_groups)}) {
+    if (is_set) return section.bad(key, "no such key where transport is not \"vhost-user\"");
+  }
+  return {};
 }
 
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
   CW_CHECK(section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs",
                                "queue-size", "mac", "mtu", "worker", "connection", "devices", "failback",
-                               "features-off", "inband-notifications"}));
+                               "features-off", "inband-notifications", "vfio-groups"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));

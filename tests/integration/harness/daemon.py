@@ -80,12 +80,14 @@ def render_config(control, ports, polling="adaptive", cpu=None, state=None):
 class Causewayd:
     """One daemon, with its files in `folder`."""
 
-    def __init__(self, folder, ports=(), polling="adaptive", cpu=None, state=None):
+    def __init__(self, folder, ports=(), polling="adaptive", cpu=None, state=None, namespace=None):
         self.control = Path(folder) / "control.sock"
         self.config = Path(folder) / "causewayd.toml"
         self.config.write_text(render_config(self.control, ports, polling, cpu, state))
         self.program = Program("causewayd", [program_folder() / "causewayd", "--config", self.config],
                                Path(folder) / "causewayd.log")
+        if namespace is not None:
+            self.program.run_under(namespace.wrapper())
 
     def start(self, limit=20):
         """Starts the daemon and waits until it answers its client."""

@@ -1,6 +1,7 @@
 """A Linux guest in QEMU (TCG), its NICs served over vhost-user, with a way to run commands inside it."""
 
 import base64
+import copy
 import itertools
 import re
 import select
@@ -16,6 +17,10 @@ from .vm_parts import initramfs, vm_folder
 BOOT_LIMIT = 60
 FIRST_SLOT = 0x18  # of the root ports; NICs are below
 VFIO_MODULES = ("vfio_iommu_type1", "vfio-pci")
+SHARE_MODULES = ("9p", "9pnet_virtio")
+SHARE_OPTIONS = "ro,trans=virtio,version=9p2000.L,msize=262144"
+KVM_MODULES = ("kvm-amd",)  # TCG emulates no other's
+MIGRATION_PORT = 4444
 LONGEST_REQUEST = 3500  # bytes; the guest's terminal holds 4096 before it drops some
 
 
@@ -77,6 +82,19 @@ class PciSlot:
         return arguments
 
 
+@dataclass(frozen=True)
+class Share:
+    """A folder of the host that a guest can read, as /<name>."""
+
+    name: str
+    folder: Path
+
+    def qemu_arguments(self):
+        """The arguments that give QEMU this folder."""
+        return ["-fsdev", f"local,id={self.name},path={self.folder},security_model=none,readonly=on",
+                "-device", f"virtio-9p-pci,fsdev={self.name},mount_tag={self.name},disable-legacy=on"]
+
+
 def count_answers(output):
     """How many answers a ping counted, by what it printed."""
     summary = re.search(r"(\d+) packets received", output)
@@ -96,38 +114,57 @@ class Result:
 class Guest:
     """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short.
 
-    With an IOMMU, programs in the guest can drive its PCI functions through VFIO. `programs` are more of ours for its /bin."""
+    With an IOMMU, programs in the guest can drive its PCI functions through VFIO; with KVM, make virtual machines. `programs` are
+    more of ours for its /bin, `files` others (as SOURCE:DESTINATION), `shares` folders of the host that it can read. QEMU runs in
+    `namespace`, if there is one."""
 
-    def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None, iommu=False, programs=()):
+    scratch = "/tmp"
+
+    def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None, iommu=False, kvm=False,
+                 programs=(), files=(), shares=(), namespace=None):
         self.name = name
         self.devices = tuple(devices)
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.memory_slots = memory_slots
         self.iommu = iommu
+        self.kvm = kvm
         self.programs = tuple(programs)
+        self.files = tuple(files)
+        self.shares = tuple(shares)
         self._plug = plug  # QEMU arguments that bring the memory and the NICs, in place of our own
-        self.console = Path(folder) / f"{name}.console.log"
-        self._commands_path = Path(folder) / f"{name}.cmd"
-        self._qmp_path = Path(folder) / f"{name}.qmp"
-        self.program = Program(name, self._qemu_command(), Path(folder) / f"{name}.qemu.log")
+        self._folder = Path(folder)
+        self.console = self._folder / f"{name}.console.log"
+        self._settle_in(name, namespace)
         self.qmp = None
         self._channel = None
+        self._migration = None
+        self._migrations = 0
         self._request_ids = itertools.count(1)
+
+    def _settle_in(self, name, namespace, incoming=()):
+        """Takes a QEMU of this name for its own, which does not run yet."""
+        self._commands_path = self._folder / f"{name}.cmd"
+        self._qmp_path = self._folder / f"{name}.qmp"
+        self.program = Program(name, [*self._qemu_command(), *incoming], self._folder / f"{name}.qemu.log")
+        if namespace is not None:
+            self.program.run_under(namespace.wrapper())
 
     def _qemu_command(self):
         plug = self._plug if self._plug is not None else self._own_plug()
         # It must come before the devices that it stands before. With 39 bits, IOVAs that are too high are easy to have.
         iommu = ["-device", "intel-iommu,intremap=on,device-iotlb=on,aw-bits=39"] if self.iommu else []
-        modules = VFIO_MODULES if self.iommu else ()
+        modules = (*(VFIO_MODULES if self.iommu else ()), *(KVM_MODULES if self.kvm else ()),
+                   *(SHARE_MODULES if self.shares else ()))
+        shares = [word for share in self.shares for word in share.qemu_arguments()]
         return [vm_folder() / "bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", self.cpus,
                 "-machine", "q35", "-display", "none", "-nodefaults", *iommu,
                 "-qmp", f"unix:{self._qmp_path},server=on,wait=off",
                 "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
                 "-chardev", f"socket,id=commands,path={self._commands_path}",
                 "-device", "virtio-serial-pci,addr=0x8", "-device", "virtserialport,chardev=commands",
-                "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(modules, self.programs),
-                "-append", f"console=ttyS0 quiet mitigations=off{' intel_iommu=on' if self.iommu else ''}", *plug]
+                "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(modules, self.programs, self.files),
+                "-append", f"console=ttyS0 quiet mitigations=off{' intel_iommu=on' if self.iommu else ''}", *shares, *plug]
 
     def _own_plug(self):
         slots = f",slots={self.memory_slots},maxmem={4 * self.memory_mib}M" if self.memory_slots else ""
@@ -135,8 +172,8 @@ class Guest:
                   "-object", f"memory-backend-memfd,id=ram,size={self.memory_mib}M,share=on"]
         return memory + [word for number, device in enumerate(self.devices) for word in device.qemu_arguments(number)]
 
-    def start(self, limit=BOOT_LIMIT):
-        """Starts QEMU and waits until the guest takes commands."""
+    def start_qemu(self, limit=BOOT_LIMIT):
+        """Starts QEMU, which says nothing yet."""
         self._commands_path.unlink(missing_ok=True)
         # We listen and QEMU connects, so that not even the first word of the guest is lost.
         with socket.socket(socket.AF_UNIX) as listener:
@@ -146,8 +183,14 @@ class Guest:
             wait_for(lambda: select.select([listener], [], [], 0)[0], limit, "QEMU connects", self.program)
             connection, _ = listener.accept()
         self._channel = _LineChannel(connection)
-        self._await_ready(limit)
         self.qmp = Qmp(self._qmp_path)
+
+    def start(self, limit=BOOT_LIMIT):
+        """Starts QEMU and waits until the guest takes commands."""
+        self.start_qemu(limit)
+        self._await_ready(limit)
+        for share in self.shares:
+            self.check(f"mkdir /{share.name} && mount -t 9p -o {SHARE_OPTIONS} {share.name} /{share.name}")
 
     def _await_ready(self, limit):
         try:
@@ -203,6 +246,32 @@ class Guest:
         """Waits until an address answers a ping."""
         wait_for(lambda: self.ping(address, count=1), limit, f"{self.name} reaches {address}", self.program)
 
+    def begin_migration(self, devices, namespace=None, address=None, bytes_per_second=1 << 33, limit=60):
+        """Begins to move the guest, while it runs, to another QEMU with these devices in the place of those that it has; over
+        TCP where the address of that QEMU's namespace is given."""
+        self._migrations += 1
+        self._migration = None
+        destination = copy.copy(self)
+        name = f"{self.name}-{self._migrations}"
+        uri = f"unix:{self._folder / name}.mig" if address is None else f"tcp:{address}:{MIGRATION_PORT}"
+        destination.devices = tuple(devices)
+        destination._settle_in(name, namespace, ["-incoming", uri])
+        self._migration = Migration(self, destination, uri, bytes_per_second, limit)
+        return self._migration
+
+    def migrate(self, devices, namespace=None, address=None, limit=60):
+        """Moves the guest, and returns what QEMU says of it (query-migrate)."""
+        return self.begin_migration(devices, namespace, address, limit=limit).complete(limit)
+
+    def move_into(self, other):
+        """The QEMU of another one, which has the guest now, is this one's; its own ends."""
+        self.qmp.execute("quit")
+        self.program.wait(20)
+        self._close()
+        self.devices, self.program, self.qmp, self._channel = other.devices, other.program, other.qmp, other._channel
+        self._commands_path, self._qmp_path = other._commands_path, other._qmp_path
+        self._migration = None
+
     def reboot(self, limit=BOOT_LIMIT):
         """Reboots the guest, QEMU staying the same process, and waits until it takes commands again."""
         self._channel.send(f"0 {limit} {base64.b64encode(b'reboot -f').decode()}\n")
@@ -238,6 +307,8 @@ class Guest:
 
     def kill(self):
         """Ends QEMU with SIGKILL, as if it had crashed; start() may follow."""
+        if self._migration is not None:
+            self._migration.kill_destination()
         self.program.kill()
         self._close()
 
@@ -250,6 +321,53 @@ class Guest:
     def logs_tail(self):
         """The end of the guest's console and of what QEMU said."""
         return f"{tail(self.console)}\n{self.program.log_tail()}"
+
+
+class Migration:
+    """A guest on its way from one QEMU to another."""
+
+    def __init__(self, guest, destination, uri, bytes_per_second, limit):
+        self._guest = guest
+        self._destination = destination
+        destination.start_qemu(limit)
+        guest.qmp.execute("migrate-set-parameters", **{"downtime-limit": 300, "max-bandwidth": bytes_per_second})
+        guest.qmp.execute("migrate", uri=uri)
+
+    def status(self):
+        """What the QEMU that it leaves says of it."""
+        return self._guest.qmp.execute("query-migrate").get("status")
+
+    def _await_end(self, status, limit):
+        ends = ("completed", "failed", "cancelled")
+        wait_for(lambda: self.status() in ends, limit, f"the migration of {self._guest.name} ends", self._guest.program)
+        if self.status() != status:
+            raise ProgramFailed(f"guest {self._guest.name}: its migration has {self.status()}, not {status}\n"
+                                f"{self._guest.program.log_tail()}\n{self._destination.program.log_tail()}")
+
+    def complete(self, limit=60):
+        """Waits until the guest has moved, and returns what QEMU says of it (query-migrate)."""
+        self._await_end("completed", limit)
+        answer = self._guest.qmp.execute("query-migrate")
+        destination = self._destination
+        wait_for(lambda: destination.qmp.execute("query-status")["status"] == "running", limit,
+                 f"{self._guest.name} runs where it has moved", destination.program)
+        self._guest.move_into(destination)
+        return answer
+
+    def cancel(self, limit=60):
+        """Leaves the guest where it is."""
+        self._guest.qmp.execute("migrate_cancel")
+        self._await_end("cancelled", limit)
+        self.kill_destination()
+
+    def fail(self, limit=60):
+        """Kills the QEMU that the guest was to move to, and waits until the other one has noticed."""
+        self.kill_destination()
+        self._await_end("failed", limit)
+
+    def kill_destination(self):
+        """Ends the QEMU that the guest was to move to."""
+        self._destination.kill()
 
 
 class Job:

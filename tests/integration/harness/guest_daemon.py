@@ -66,6 +66,10 @@ class FrontEnd:
         self._job = guest.spawn(f"front_end_check {kind} {self._stop} {' '.join(map(str, words))}")
         self.await_rounds(1)
 
+    def output(self):
+        """What it has said so far."""
+        return self._job.output()
+
     def round(self):
         """The last round that it has done."""
         rounds = [line for line in self._job.output().splitlines() if line.startswith("round ")]
@@ -86,4 +90,4 @@ class FrontEnd:
         """Has it end; returns the number of its last round, and all that it has said."""
         self._guest.check(f"touch {self._stop}")
         output = self._job.wait(limit)
-        return int(output.split("ended after round ")[1]), output
+        return int(output.split("ended after round ")[1].split()[0]), output

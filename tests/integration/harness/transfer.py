@@ -26,14 +26,16 @@ class Outcome:
 
 
 class Transfer:
-    """A random block of `block_mib`, sent `times` times over by the guest that has `sender_address`."""
+    """A random block of `block_mib`, sent `times` times over by the guest that has `sender_address`; the receiver is a guest or a
+    host."""
 
     def __init__(self, sender, sender_address, receiver, block_mib=8, times=4, port=5000):
         self._sender = sender
         self._receiver = receiver
         self._block_mib = block_mib
-        names = ("block", "stream", "stop", "sent", "digest")
-        self._block, stream, self._stop, self._sent, digest = (f"/tmp/{name}{port}" for name in names)
+        names = ("block", "stream", "stop", "sent")
+        self._block, stream, self._stop, self._sent = (f"{sender.scratch}/{name}{port}" for name in names)
+        digest = f"{receiver.scratch}/digest{port}"
         sender.check(f"head -c {block_mib << 20} /dev/urandom >{self._block}; rm -f {self._stop}; "
                      f"echo 'n=0; while test $n -lt {times} && ! test -e {self._stop}; do cat {self._block}; n=$((n+1)); "
                      f"done; echo $n >{self._sent}' >{stream}", limit=60)

@@ -29,13 +29,19 @@ def program_folder():
 
 
 @functools.cache
-def initramfs(modules=(), programs=()):
-    """Builds the initramfs that all guests of this run share which want the same more modules, and more programs of ours."""
+def initramfs(modules=(), programs=(), files=()):
+    """Builds the initramfs that all guests of this run share which want the same more modules, programs of ours, and others
+    (as SOURCE:DESTINATION)."""
     # Kept open, so that the file lives as long as this process and no longer.
     file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
     _kept_files.append(file)
-    arguments = [f"--module={name}" for name in (*MODULES, *modules)] + [f"--file={name}" for name in PROGRAMS]
-    arguments += [f"--file={program_folder() / name}:/bin/{name}" for name in (*OWN_PROGRAMS, *programs)]
-    run(SCRIPTS / "build-initramfs", file.name, "--modules-dir", vm_folder() / "modules",
-        "--init", Path(__file__).with_name("guest_init.sh"), *arguments)
+    custom_initramfs(Path(file.name), Path(__file__).with_name("guest_init.sh"), (*MODULES, *modules),
+                     (*OWN_PROGRAMS, *programs), (*PROGRAMS, *files))
     return Path(file.name)
+
+
+def custom_initramfs(path, init, modules, programs, files=()):
+    """Builds one with this init, modules, programs of ours and others."""
+    arguments = [f"--module={name}" for name in modules] + [f"--file={name}" for name in files]
+    arguments += [f"--file={program_folder() / name}:/bin/{name}" for name in programs]
+    run(SCRIPTS / "build-initramfs", path, "--modules-dir", vm_folder() / "modules", "--init", init, *arguments)

@@ -1,0 +1,302 @@
+#include "port/relay_queue.h"
+
+#include "port/ring_marks.h"
+#include "virtio/device_queue.h"
+#include "virtio/driver_queue.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace causeway::port {
+namespace {
+
+using virtio::Chain;
+using virtio::DriverBuffer;
+using virtio::RingFault;
+
+/// Marks what a queue has written. With no log there is one that has nothing to do, so that a relay which logs nothing
+/// pays nothing.
+class NoMarks {
+ public:
+  NoMarks(const virtio::RingConfig& /*ring*/, const std::shared_ptr<const memory::DirtyLog>& /*log*/) {}
+  void take(std::uint16_t /*token*/, std::span<const DriverBuffer> /*writable*/) {}
+  void use(std::uint16_t /*token*/) {}
+  void before_publish() {}
+  void ring() {}
+};
+
+class Marks {
+ public:
+  Marks(const virtio::RingConfig& ring, std::shared_ptr<const memory::DirtyLog> log)
+      : log_(std::move(log)), ring_(ring) {
+    writable_.resize(ring.size.entries());
+    this->ring();
+  }
+  void take(std::uint16_t token, std::span<const DriverBuffer> writable) {
+    writable_[token].assign(writable.begin(), writable.end());
+  }
+  void use(std::uint16_t token) { used_.push_back(token); }
+  /// All that the Device could write, whatever it says it has; in time for the driver's next look.
+  void before_publish() {
+    if (used_.empty()) return;
+    memory::full_fence();
+    for (const std::uint16_t token : used_) {
+      for (const DriverBuffer& buffer : writable_[token]) log_->mark(buffer.address, buffer.length);
+    }
+    used_.clear();
+  }
+  void ring() { mark_ring(*log_, ring_); }
+
+ private:
+  std::shared_ptr<const memory::DirtyLog> log_;
+  virtio::RingConfig ring_;
+  std::vector<std::vector<DriverBuffer>> writable_;  // by token
+  std::vector<std::uint16_t> used_;                  // tokens, since the last publish
+};
+
+template <virtio::DeviceRing Guest, virtio::DriverRing Shadow, class Mark>
+class RelayQueueOn final : public RelayQueue {
+ public:
+  RelayQueueOn(const vdpa::QueueSetup& guest, Guest ring, Shadow shadow, std::shared_ptr<const memory::MemoryMap> map,
+               const std::shared_ptr<const memory::DirtyLog>& log, DeviceKick kick, OnFault on_fault)
+      : RelayQueue(guest.call, std::move(kick), std::move(on_fault)),
+        guest_(std::move(ring)),
+        shadow_(std::move(shadow)),
+        translator_(std::move(map)),
+        marks_(guest.ring, log),
+        in_order_(guest.ring.features.has(virtio::Feature::in_order)),
+        taken_(guest.ring.size.entries()),
+        order_(guest.ring.size.entries()) {
+    for (std::uint32_t token = guest.ring.size.entries(); token != 0; --token) {
+      free_.push_back(static_cast<std::uint16_t>(token - 1));
+    }
+  }
+
+  std::uint32_t poll() override {
+    if (is_broken_) return 0;
+    const std::uint32_t done = give_back(virtio::ChainBatch::kMaxChains);
+    return is_broken_ ? done : done + pass_on();
+  }
+  bool arm() override {
+    if (is_broken_) return false;
+    const bool has_used = shadow_.arm();
+    // What does not fit now will, once the Device has used something.
+    const bool has_available = !is_full_ && guest_.arm();
+    marks_.ring();
+    return has_available || has_used;
+  }
+  void disarm() override {
+    if (is_broken_) return;
+    guest_.disarm();
+    marks_.ring();
+    shadow_.disarm();
+  }
+
+  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override {
+    CW_CHECK(guest_.replace_map(map));
+    translator_ = memory::Translator(std::move(map));
+    return {};
+  }
+
+  virtio::QueueState finish() override {
+    if (!is_broken_) give_back(static_cast<std::uint32_t>(taken_.size()));
+    std::vector<const Taken*> left;
+    for (const Taken& taken : taken_) {
+      if (taken.state != Taken::State::free) left.push_back(&taken);
+    }
+    std::ranges::sort(left, {}, &Taken::sequence);
+    // The last ones taken are put back, as if nobody had looked at them; those before a used one cannot be.
+    std::uint64_t next = sequence_;
+    std::size_t kept = left.size();
+    while (kept != 0 && left[kept - 1]->sequence + 1 == next) {
+      --kept;
+      --next;
+    }
+    std::vector<Chain> chains;
+    chains.reserve(left.size());
+    for (const Taken* taken : left) chains.push_back(taken->chain);
+    guest_.untake(std::span<const Chain>(chains).subspan(kept));
+    return guest_.state(std::span<const Chain>(chains).first(kept));
+  }
+
+ private:
+  /// A chain of the guest's that has been taken; its place in `taken_` is the token that the shadow ring knows it by.
+  struct Taken {
+    enum class State : std::uint8_t { free, passed_on, done };
+    Chain chain;
+    std::uint64_t sequence = 0;  // in the order taken
+    std::uint32_t written = 0;   // once it is done
+    State state = State::free;
+  };
+
+  std::uint32_t give_back(std::uint32_t limit) {
+    std::uint32_t count = 0;
+    for (; count < limit; ++count) {
+      const auto used = shadow_.reap();
+      if (!used) break;
+      Taken& taken = taken_[used->token];
+      if (used->written > taken.chain.writable_bytes) [[unlikely]] {
+        break_down(fmt::format("the device says it wrote {} bytes into a chain that has room for {}", used->written,
+                               taken.chain.writable_bytes));
+        return count;
+      }
+      finish_one(static_cast<std::uint16_t>(used->token), used->written);
+    }
+    if (shadow_.is_broken()) [[unlikely]] {
+      break_down("the device returned a chain that it did not have");
+      return count;
+    }
+    if (in_order_) use_in_order();
+    marks_.before_publish();
+    const bool wants_call = guest_.publish();
+    if (count != 0 || wants_call) marks_.ring();
+    if (wants_call && call_) call_->signal();
+    if (count != 0) {
+      is_full_ = false;
+      relayed_.add(count);
+    }
+    return count;
+  }
+
+  void finish_one(std::uint16_t token, std::uint32_t written) {
+    Taken& taken = taken_[token];
+    if (in_order_) {
+      taken.written = written;
+      taken.state = Taken::State::done;
+    } else {
+      use(token, written);
+    }
+  }
+  void use(std::uint16_t token, std::uint32_t written) {
+    Taken& taken = taken_[token];
+    marks_.use(token);
+    guest_.use(taken.chain, written);
+    guest_.unmark(taken.chain);
+    taken.state = Taken::State::free;
+    free_.push_back(token);
+  }
+  void use_in_order() {
+    while (oldest_ != sequence_) {
+      const std::uint16_t token = order_[oldest_ % order_.size()];
+      if (taken_[token].state != Taken::State::done) return;
+      use(token, taken_[token].written);
+      ++oldest_;
+    }
+  }
+
+  std::uint32_t pass_on() {
+    if (is_full_) return 0;
+    batch_.clear();
+    const auto limit = static_cast<std::uint16_t>(std::min(free_.size(), virtio::ChainBatch::kMaxChains));
+    is_full_ = limit == 0;
+    guest_.take(batch_, limit);
+    for (const Chain& chain : batch_.chains()) {
+      if (chain.again == 0) guest_.mark(chain);  // what is taken again is in the record already
+    }
+    std::uint32_t count = 0;
+    while (count < batch_.size() && !is_broken_ && add(batch_[count])) ++count;
+    if (count < batch_.size() && !is_broken_) {
+      guest_.untake(batch_.chains().subspan(count));
+      is_full_ = true;
+      if (count == 0 && shadow_.in_flight() == 0) break_down("a chain is too long for the device");
+    }
+    if (guest_.fault() != RingFault::none) [[unlikely]] {
+      break_down(virtio::text(guest_.fault()));
+    }
+    // Also when the guest's ring broke: what came before is good.
+    if (shadow_.publish()) kick_.signal();
+    return count;
+  }
+
+  /// False: there is no room for it now.
+  bool add(const Chain& chain) {
+    buffers_.clear();
+    if (!translate(batch_.readable(chain)) || !translate(batch_.writable(chain))) [[unlikely]] {
+      break_down("a buffer lies where the device has no memory");
+      return false;
+    }
+    const std::uint16_t token = free_.back();
+    const std::span<const DriverBuffer> all(buffers_);
+    if (!buffers_.empty() && !shadow_.add(all.first(chain.readable), all.subspan(chain.readable), token)) return false;
+    free_.pop_back();
+    marks_.take(token, all.subspan(chain.readable));
+    order_[sequence_ % order_.size()] = token;
+    taken_[token] = {.chain = chain, .sequence = sequence_++, .written = 0, .state = Taken::State::passed_on};
+    if (buffers_.empty()) finish_one(token, 0);  // it has no byte: there is nothing to tell the Device
+    return true;
+  }
+  bool translate(std::span<const memory::GuestSpan> segments) {
+    for (const memory::GuestSpan& segment : segments) {
+      const auto at = translator_.iova_of(segment);
+      if (!at) return false;
+      buffers_.push_back({.address = *at, .length = static_cast<std::uint32_t>(segment.size())});
+    }
+    return true;
+  }
+
+  void break_down(std::string_view what) {
+    is_broken_ = true;
+    if (on_fault_) on_fault_({.code = Errc::peer_violation, .what = std::string(what)});
+  }
+
+  Guest guest_;
+  Shadow shadow_;
+  memory::Translator translator_;  // from our memory to the Device's addresses
+  Mark marks_;
+  bool in_order_;
+  bool is_full_ = false;
+  bool is_broken_ = false;
+  virtio::ChainBatch batch_;
+  std::vector<DriverBuffer> buffers_;
+  std::vector<Taken> taken_;          // by token
+  std::vector<std::uint16_t> free_;   // tokens
+  std::vector<std::uint16_t> order_;  // tokens in the order taken; needed with IN_ORDER, where none can be overtaken
+  std::uint64_t sequence_ = 0;        // of the next one taken
+  std::uint64_t oldest_ = 0;          // with IN_ORDER: of those not used
+};
+
+template <class Guest, class Shadow>
+Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest,
+                                             std::shared_ptr<const memory::MemoryMap> map,
+                                             std::shared_ptr<const memory::DirtyLog> log, const ShadowRing& shadow,
+                                             DeviceKick kick, RelayQueue::OnFault on_fault) {
+  CW_TRY(auto ring, Guest::start(guest.ring, map, virtio::Remember::in_flight));
+  CW_TRY(auto own, Shadow::start(shadow.config, shadow.map, shadow.tables));
+  const auto make = [&]<class Mark>() -> std::unique_ptr<RelayQueue> {
+    return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(guest, std::move(ring), std::move(own), std::move(map),
+                                                               log, std::move(kick), std::move(on_fault));
+  };
+  return log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();
+}
+
+}  // namespace
+
+void DeviceKick::signal() const {
+  if (doorbell == nullptr) {
+    event.signal();
+    return;
+  }
+  memory::GuestSpan::over({doorbell->data(), doorbell->size()})
+      .store(0, virtio::number(queue), std::memory_order_release);
+}
+
+Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& guest,
+                                                      std::shared_ptr<const memory::MemoryMap> map,
+                                                      std::shared_ptr<const memory::DirtyLog> log,
+                                                      const ShadowRing& shadow, DeviceKick kick, OnFault on_fault) {
+  using virtio::PackedDeviceQueue, virtio::PackedDriverQueue, virtio::SplitDeviceQueue, virtio::SplitDriverQueue;
+  const auto start =
+      guest.ring.layout() == virtio::Layout::packed
+          ? (shadow.config.layout() == virtio::Layout::packed ? start_on<PackedDeviceQueue, PackedDriverQueue>
+                                                              : start_on<PackedDeviceQueue, SplitDriverQueue>)
+          : (shadow.config.layout() == virtio::Layout::packed ? start_on<SplitDeviceQueue, PackedDriverQueue>
+                                                              : start_on<SplitDeviceQueue, SplitDriverQueue>);
+  return start(guest, std::move(map), std::move(log), shadow, std::move(kick), std::move(on_fault));
+}
+
+}  // namespace causeway::port

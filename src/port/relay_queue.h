@@ -1,0 +1,71 @@
+// The relay's hot loop: chains of the guest's ring become chains of a shadow ring, and come back used.
+#pragma once
+
+#include "base/counter.h"
+#include "base/event_fd.h"
+#include "base/mapping.h"
+#include "base/result.h"
+#include "base/worker.h"
+#include "memory/dirty_log.h"
+#include "memory/memory_map.h"
+#include "port/shadow_ring.h"
+#include "vdpa/device.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+namespace causeway::port {
+
+/// How the relay kicks the Device: by its doorbell where it has one that can be mapped here.
+struct DeviceKick {
+  KickFd event;
+  std::shared_ptr<const Mapping> doorbell;  ///< nullptr: by the event
+  virtio::QueueIndex queue;                 ///< the Device's number of it
+  void signal() const;
+};
+
+/// Works both rings of a relayed queue. Buffers stay where they are: only descriptors are copied, each read once,
+/// checked, and named as the Device has it mapped.
+///
+/// Invariants: (1) a chain of the guest's is used exactly once, after the Device has used the one made from it; (2)
+/// with IN_ORDER on the guest's side chains are used in the order taken, whatever the Device does; (3) the Device's ids
+/// and lengths are believed only when they fit what it was given; (4) after a fault it touches neither ring.
+/// Thread: its worker's; whatever is not a Task's member while it is on none.
+class RelayQueue : public Task {
+ public:
+  /// Called once, on the worker's thread.
+  using OnFault = std::function<void(Error)>;
+
+  /// `map`: the guest's memory, by the addresses that the Device has it mapped at. `log`: where pages are marked that
+  /// the Device may have written, before the driver can see the chain used, and those of the ring that we write;
+  /// nullptr: nowhere. Errc::peer_violation: the guest's ring or its position is wrong.
+  static Result<std::unique_ptr<RelayQueue>> start(const vdpa::QueueSetup& guest,
+                                                   std::shared_ptr<const memory::MemoryMap> map,
+                                                   std::shared_ptr<const memory::DirtyLog> log,
+                                                   const ShadowRing& shadow, DeviceKick kick, OnFault on_fault);
+
+  /// Thread: worker, between polls.
+  virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;
+  void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
+  void set_kick(DeviceKick kick) { kick_ = std::move(kick); }
+
+  /// The Device works the shadow ring no more: gives back what it has used, and says where the next user of the guest's
+  /// ring must resume.
+  virtual virtio::QueueState finish() = 0;
+
+  /// Chains that the Device has used.
+  std::uint64_t relayed() const { return relayed_.value(); }
+
+ protected:
+  RelayQueue(std::optional<CallFd> call, DeviceKick kick, OnFault on_fault)
+      : call_(std::move(call)), kick_(std::move(kick)), on_fault_(std::move(on_fault)) {}
+
+  std::optional<CallFd> call_;
+  DeviceKick kick_;
+  OnFault on_fault_;
+  Counter relayed_;
+};
+
+}  // namespace causeway::port

@@ -1,0 +1,203 @@
+"""A busy guest moves to another QEMU, whose devices another causewayd serves, from any Device to any other."""
+
+import json
+import re
+import unittest
+from dataclasses import dataclass
+
+from harness.case import IntegrationCase
+from harness.daemon import Causewayd, DiskPort, Port
+from harness.guest import Disk, Nic
+from harness.netns import Host, Namespace
+from harness.process import wait_for
+from harness.transfer import ENDLESS, Transfer
+
+MIB = 1 << 20
+CRAWL = 2 * MIB  # bytes per second: a migration that does not end before it is ended
+PING_MS = 10
+NOT_PACKED = (("features-off", ["ring_packed"]),)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A host: its daemon, the device of the guest that it serves, and where it is."""
+
+    daemon: Causewayd
+    port: str
+    device: object
+    namespace: Namespace = None
+    address: str = None
+
+    def path(self):
+        """The path of the port's first queue, which says whether there is a log."""
+        return self.daemon.cli_json("port", "show", self.port)["queues"][0]["path"]
+
+    def await_path(self, path):
+        """Waits until all that is started of the port has this path."""
+        wait_for(lambda: self.path() == path, 30, f"{self.port} is worked by {path}", self.daemon.program)
+
+
+class MigrationCase(IntegrationCase):
+    """Doorbell pages are withdrawn where the log begins, and offered again where it ends."""
+
+    moves_doorbells = True
+
+    def accelerate(self, folder, function, namespace=None):
+        """Starts an accelerator that is this function; returns what a port takes to have it in front of its software."""
+        folder = folder / "accelerator"
+        folder.mkdir()
+        self.start_daemon(function, folder=folder, namespace=namespace)
+        return {"devices": ("acc", "soft"),
+                "functions": (("acc", {"kind": "vfio-user", "socket": str(function.socket)}),)}
+
+    def move(self, guest, source, target):
+        """Moves the guest from one side to the other, which works it directly then."""
+        answer = guest.migrate([target.device], target.namespace, target.address)
+        print(f"{answer['downtime']} ms of downtime,", end=" ", flush=True)
+        self.assertIn("written pages are logged", source.daemon.program.log.read_text())
+
+
+class DiskMigration(MigrationCase):
+    """The disk is one image that both hosts have; see tests/guest/blk_check.cpp for what the guest proves of it."""
+
+    THREADS, BLOCKS, SECONDS, MOVES = 4, 1000, 24, 2
+
+    def start_side(self, name, accelerated, properties="", of_function=()):
+        """A causewayd, and an accelerator for it; `of_function`: further keys of its port."""
+        folder = self.folder / name
+        folder.mkdir()
+        shared = (("shared", True),)
+        devices = {}
+        if accelerated:
+            devices = self.accelerate(folder, DiskPort("f0", folder / "f0.sock", f"file:{self.image}",
+                                                       more=(("transport", "vfio-user"), *shared, *of_function)))
+        port = DiskPort("disk0", folder / "disk0.sock", f"file:{self.image}", more=shared, **devices)
+        return Side(self.start_daemon(port, folder=folder), port.name,
+                    Disk(port.socket, properties=f"page-per-vq=on{properties}"))
+
+    def start(self, first, second, properties="", of_function=()):
+        self.image = self.folder / "disk.img"
+        with self.image.open("wb") as file:
+            file.truncate(64 * MIB)
+        self.sides = [self.start_side("a", first, properties), self.start_side("b", second, properties, of_function)]
+        self.guest = self.start_guest("guest", self.sides[0].device)
+        self.job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {self.SECONDS}")
+
+    def finish(self):
+        report = json.loads(self.job.wait(120).splitlines()[-1])
+        print(f"{report['writes']} writes, longest request {report['longest_ms']} ms", end=" ", flush=True)
+        self.assertEqual(report["errors"], 0)
+
+    def assert_migrates(self, first, second, properties="", path="direct", of_function=()):
+        """There and back, under load; `path`: of the second side."""
+        self.start(first, second, properties, of_function)
+        for number in range(1, self.MOVES + 1):
+            source, target = self.sides[(number + 1) % 2], self.sides[number % 2]
+            self.move(self.guest, source, target)
+            self.assertEqual(target.path(), path if number % 2 else "direct")
+        self.finish()
+
+    def test_software_to_software(self):
+        self.assert_migrates(False, False)
+
+    def test_software_to_accelerator(self):
+        self.assert_migrates(False, True)
+
+    def test_accelerator_to_accelerator_packed(self):
+        self.assert_migrates(True, True, ",packed=on")
+
+    def test_accelerator_to_one_of_another_ring_layout(self):
+        self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
+
+    def test_cancelled_then_failed_then_done(self):
+        self.start(True, False)
+        source, target = self.sides
+        for end in ("cancel", "fail"):
+            migration = self.guest.begin_migration([target.device], bytes_per_second=CRAWL)
+            source.await_path("relay")
+            refused = source.daemon.try_cli("upgrade")
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn("is being migrated", refused.stderr)
+            getattr(migration, end)()
+            source.await_path("direct")
+        self.move(self.guest, source, target)
+        self.finish()
+
+
+class NetMigration(MigrationCase):
+    """Two hosts and a third machine on one network: bridges of three network namespaces, one guest on one of the hosts."""
+
+    GUEST, MAC, LAN = "10.0.3.10", "52:54:00:00:03:01", "10.0.3.3"
+
+    def start_side(self, number, accelerated, properties="", of_function=()):
+        """A host in a namespace of its own: a causewayd, and an accelerator for it, each with a tap on the host's bridge."""
+        name = f"host{number}"
+        namespace, address = self.create_namespace(name), f"10.0.3.{number}"
+        namespace.add_bridge(address)
+        namespace.connect(self.lan, f"cable{number}")
+        folder = self.folder / name
+        folder.mkdir()
+        devices = {}
+        if accelerated:
+            devices = self.accelerate(folder, Port("f0", folder / "f0.sock", "tap:tap1", mac=self.MAC,
+                                                   more=(("transport", "vfio-user"), *of_function)), namespace)
+            namespace.plug("tap1")
+        port = Port("net0", folder / "net0.sock", "tap:tap0", mac=self.MAC, **devices)
+        daemon = self.start_daemon(port, folder=folder, namespace=namespace)
+        namespace.plug("tap0")
+        return Side(daemon, port.name, Nic(port.socket, self.MAC, properties=f"page-per-vq=on{properties}"), namespace, address)
+
+    def start(self, first, second, properties="", of_function=()):
+        self.lan = self.create_namespace("lan")
+        self.lan.add_bridge(self.LAN)
+        self.sides = [self.start_side(1, first, properties), self.start_side(2, second, properties, of_function)]
+        self.guest = self.start_guest("guest", self.sides[0].device, namespace=self.sides[0].namespace)
+        self.guest.set_address(self.GUEST)
+        self.guest.await_ping(self.LAN)
+        self.peer = Host(self.lan, self.folder / "lan")
+        self.addCleanup(self.peer.kill)
+
+    def await_progress(self):
+        """Waits until clearly more has come from the guest than had."""
+        def received():
+            return json.loads(self.lan.run("ip", "-s", "-j", "link", "show", "dev", "br0"))[0]["stats64"]["rx"]["bytes"]
+        before = received()
+        wait_for(lambda: received() >= before + 4 * MIB, 60, "the stream goes on")
+
+    def assert_migrates(self, first, second, properties="", path="direct", of_function=()):
+        """There and back, under a checksummed stream and a train of pings; `path`: of the second side."""
+        self.start(first, second, properties, of_function)
+        stream = Transfer(self.guest, self.GUEST, self.peer, times=ENDLESS)
+        pings = self.peer.spawn(f"/usr/bin/ping -i {PING_MS / 1000} {self.GUEST}")
+        self.await_progress()
+        for number in (1, 2):
+            source, target = self.sides[(number + 1) % 2], self.sides[number % 2]
+            self.move(self.guest, source, target)
+            self.assertEqual(target.path(), path if number % 2 else "direct")
+            self.await_progress()
+        self.assertFalse(stream.is_done(), "the stream has ended before it was told to")
+        stream.stop()
+        outcome = stream.finish()
+        print(f"{outcome.mib} MiB, {self.longest_gap_ms(pings.interrupt())} ms without a ping answered", end=" ", flush=True)
+
+    def longest_gap_ms(self, output):
+        """Between answers, to the length of an interval."""
+        answered = sorted({int(number) for number in re.findall(r"icmp_seq=(\d+)", output)})
+        self.assertGreater(len(answered), 10, output)
+        return PING_MS * max(b - a for a, b in zip(answered, answered[1:]))
+
+    def test_software_to_software(self):
+        self.assert_migrates(False, False)
+
+    def test_software_to_accelerator(self):
+        self.assert_migrates(False, True)
+
+    def test_accelerator_to_accelerator_packed(self):
+        self.assert_migrates(True, True, ",packed=on")
+
+    def test_accelerator_to_one_of_another_ring_layout(self):
+        self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
+
+
+if __name__ == "__main__":
+    unittest.main()

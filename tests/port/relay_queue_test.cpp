@@ -1,0 +1,345 @@
+// The relay's queue between a driver side and a device side of our own: every chain comes back once, with what the
+// device wrote, whatever layout and features either ring has; and what it makes of a hostile device.
+
+#include "port/relay_queue.h"
+
+#include "virtio/device_queue.h"
+#include "virtio/driver_queue.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+
+#include "support/guest_memory.h"
+
+namespace causeway::testing {
+namespace {
+
+using port::RelayQueue, port::ShadowRing;
+using virtio::Chain, virtio::ChainBatch, virtio::DeviceQueue, virtio::DriverBuffer, virtio::DriverQueue;
+using virtio::Feature, virtio::FeatureSet;
+
+constexpr memory::Iova kShadow(0x7f'0000'0000);
+constexpr std::uint32_t kBuffer = 256;
+
+FeatureSet any_ring_features() {
+  FeatureSet features;
+  for (const auto feature : {Feature::ring_packed, Feature::indirect_desc, Feature::event_idx, Feature::in_order}) {
+    if (*rc::gen::arbitrary<bool>()) features = features.with(feature);
+  }
+  return features;
+}
+
+/// A driver, a relay and a device, all on this thread.
+class World {
+ public:
+  World(FeatureSet guest, FeatureSet device_features, std::uint16_t entries, bool logs)
+      : device_features_(device_features),
+        memory_(1 << 20, 3),
+        log_file_(value_or_die(make_memfd("log", kLogBytes))),
+        log_(logs ? value_or_die(memory::DirtyLog::map(log_file_, 0, kLogBytes)) : nullptr),
+        config_(memory_.make_ring(entries, guest)),
+        driver_(make_driver(guest, entries)) {
+    for (std::uint16_t i = 0; i < entries; ++i) free_.push_back(memory_.allocate(std::uint64_t{kParts} * kBuffer));
+    start(config_.start);
+  }
+
+  /// A chain of up to `readable` and `writable` parts; false when there is no room.
+  bool send(std::uint32_t readable, std::uint32_t writable) {
+    if (free_.empty()) return false;
+    const memory::Iova at = free_.front();
+    std::vector<DriverBuffer> parts;
+    for (std::uint32_t i = 0; i < readable + writable; ++i) {
+      parts.push_back({.address = memory::Iova(at.value() + std::uint64_t{i} * kBuffer), .length = kBuffer - i});
+    }
+    const std::uint64_t token = next_token_;
+    memory_.at(at, kBuffer).put(0, token);
+    memory_.at(memory::Iova(at.value() + std::uint64_t{readable} * kBuffer), 1).put(0, std::uint8_t{0});
+    const std::span<const DriverBuffer> all(parts);
+    if (!driver_.add(all.first(readable), all.subspan(readable), token)) return false;
+    free_.pop_front();
+    ++next_token_;
+    driver_.publish();
+    sent_[token] = {.at = at, .readable = readable, .writable = writable};
+    return true;
+  }
+
+  void relay() { relay_->poll(); }
+
+  void device_takes() {
+    batch_.clear();
+    device_->take(batch_, 8);
+    for (const Chain& chain : batch_.chains()) {
+      Held held{.chain = chain, .token = 0, .writable = {}};
+      const auto readable = batch_.readable(chain);
+      RC_ASSERT(!readable.empty());
+      held.token = readable.front().fetch<std::uint64_t>(0);
+      RC_ASSERT(sent_.contains(held.token));
+      RC_ASSERT(chain.readable_bytes == bytes(0, sent_[held.token].readable));
+      RC_ASSERT(chain.writable_bytes ==
+                bytes(sent_[held.token].readable, sent_[held.token].readable + sent_[held.token].writable));
+      const auto writable = batch_.writable(chain);
+      held.writable.assign(writable.begin(), writable.end());
+      held_.push_back(std::move(held));
+    }
+  }
+
+  void device_uses(bool oldest) {
+    if (held_.empty()) return;
+    const auto in_order = oldest || device_features_.has(Feature::in_order);
+    const auto which = in_order ? 0 : *rc::gen::inRange<std::size_t>(0, held_.size());
+    const Held held = held_[which];
+    held_.erase(held_.begin() + static_cast<std::ptrdiff_t>(which));
+    const std::uint32_t written = held.writable.empty() ? 0 : 1;
+    if (written != 0) held.writable.front().put(0, static_cast<std::uint8_t>(held.token | 1));
+    device_->use(held.chain, written);
+    device_->publish();
+  }
+
+  void driver_reaps() {
+    while (const auto used = driver_.reap()) {
+      RC_ASSERT(sent_.contains(used->token));
+      const Sent sent = sent_[used->token];
+      sent_.erase(used->token);
+      if (sent.writable != 0) {
+        const memory::Iova answer(sent.at.value() + std::uint64_t{sent.readable} * kBuffer);
+        RC_ASSERT(is_marked(answer));
+        RC_ASSERT(memory_.at(answer, 1).fetch<std::uint8_t>(0) == static_cast<std::uint8_t>(used->token | 1));
+        // Of a batch with IN_ORDER the driver is not told how much each has.
+        RC_ASSERT(used->written == 1 || config_.features.has(Feature::in_order));
+      }
+      RC_ASSERT(is_marked(config_.used));
+      RC_ASSERT(config_.layout() == virtio::Layout::split || is_marked(config_.descriptors));
+      free_.push_back(sent.at);
+    }
+    RC_ASSERT(!driver_.is_broken());
+  }
+
+  /// The queue is moved: another relay goes on where this one says. What the device held is left to the next one.
+  void restart() {
+    if (config_.features.has(Feature::in_order)) {
+      while (!held_.empty()) device_uses(true);
+    }
+    held_.clear();
+    start(relay_->finish());
+  }
+
+  /// Until all that was sent has come back.
+  void settle() {
+    for (int i = 0; i < 10'000 && !sent_.empty(); ++i) {
+      relay();
+      device_takes();
+      while (!held_.empty()) device_uses(true);
+      relay();
+      driver_reaps();
+    }
+    RC_ASSERT(sent_.empty());
+  }
+
+  std::optional<Error> fault;
+
+ private:
+  static constexpr std::uint32_t kParts = 12;
+  struct Sent {
+    memory::Iova at;
+    std::uint32_t readable;
+    std::uint32_t writable;
+  };
+  struct Held {
+    Chain chain;
+    std::uint64_t token;
+    std::vector<memory::GuestSpan> writable;
+  };
+
+  /// Where there is no log, all is well.
+  bool is_marked(memory::Iova at) const {
+    if (!log_) return true;
+    const std::uint64_t page = at.value() / memory::DirtyLog::kPage;
+    const auto mapping = value_or_die(Mapping::map(log_file_, 0, kLogBytes));
+    const auto bits = memory::GuestSpan::over({mapping->data(), mapping->size()});
+    return ((bits.fetch<std::uint8_t>(page / 8) >> (page % 8)) & 1) != 0;
+  }
+
+  static std::uint64_t bytes(std::uint32_t from, std::uint32_t to) {
+    std::uint64_t sum = 0;
+    for (std::uint32_t i = from; i < to; ++i) sum += kBuffer - i;
+    return sum;
+  }
+
+  DriverQueue make_driver(FeatureSet guest, std::uint16_t entries) {
+    std::optional<virtio::IndirectArea> tables;
+    if (guest.has(Feature::indirect_desc)) tables.emplace(memory_.allocate(virtio::indirect_bytes(entries)));
+    return value_or_die(DriverQueue::start(config_, memory_.map(), tables));
+  }
+
+  void start(virtio::QueueState at) {
+    config_.start = std::move(at);
+    relay_.reset();
+    shadow_.emplace(value_or_die(ShadowRing::make("shadow", device_features_, config_.size.entries(), kShadow)));
+    auto regions = memory_.map()->regions();
+    regions.push_back(shadow_->region);
+    device_.emplace(
+        value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
+    relay_ = value_or_die(RelayQueue::start({.ring = config_, .kick = {}, .call = {}}, memory_.map(), log_, *shadow_,
+                                            {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+                                            [this](Error reason) { fault = std::move(reason); }));
+  }
+
+  FeatureSet device_features_;
+  static constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
+  GuestMemory memory_;
+  OwnedFd log_file_;
+  std::shared_ptr<const memory::DirtyLog> log_;
+  virtio::RingConfig config_;
+  DriverQueue driver_;
+  std::optional<ShadowRing> shadow_;
+  std::optional<DeviceQueue> device_;
+  std::unique_ptr<RelayQueue> relay_;
+  ChainBatch batch_;
+  std::deque<Held> held_;
+  std::deque<memory::Iova> free_;
+  std::map<std::uint64_t, Sent> sent_;
+  std::uint64_t next_token_ = 1;
+};
+
+RC_GTEST_PROP(RelayQueue, EveryChainComesBackOnceWhateverTheRingsAreLike, ()) {
+  const auto guest = any_ring_features();
+  const auto device = any_ring_features();
+  const auto entries = static_cast<std::uint16_t>(1U << *rc::gen::inRange(2, 6));
+  World world(guest, device, entries, *rc::gen::arbitrary<bool>());
+  const auto steps = *rc::gen::inRange(1, 200);
+  // The longest chain that both rings can hold, whoever has indirect tables.
+  const auto longest = std::min<std::uint32_t>(entries, 12);
+  for (int i = 0; i < steps; ++i) {
+    switch (*rc::gen::inRange(0, 12)) {
+      case 0:
+      case 1:
+      case 2: {
+        const auto parts = *rc::gen::inRange<std::uint32_t>(1, longest + 1);
+        const auto readable = *rc::gen::inRange<std::uint32_t>(1, parts + 1);
+        world.send(readable, parts - readable);
+        break;
+      }
+      case 3:
+      case 4:
+      case 5:
+        world.relay();
+        break;
+      case 6:
+      case 7:
+        world.device_takes();
+        break;
+      case 8:
+      case 9:
+        world.device_uses(false);
+        break;
+      case 10:
+        world.driver_reaps();
+        break;
+      default:
+        if (*rc::gen::inRange(0, 4) == 0) world.restart();
+    }
+    RC_ASSERT(!world.fault);
+  }
+  world.settle();
+}
+
+/// One chain with one writable byte has been passed on; then the device does what a test says.
+struct HostileDevice : ::testing::TestWithParam<FeatureSet> {
+  HostileDevice()
+      : config(memory.make_ring(8, GetParam())),
+        driver(value_or_die(DriverQueue::start(config, memory.map()))),
+        shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))),
+        device(value_or_die(DeviceQueue::start(shadow.config, everything()))),
+        relay(value_or_die(RelayQueue::start({.ring = config, .kick = {}, .call = {}}, memory.map(), nullptr, shadow,
+                                             {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+                                             [this](Error reason) {
+                                               ++faults;
+                                               fault = std::move(reason.what);
+                                             }))) {
+    const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
+    EXPECT_TRUE(driver.add({}, {&buffer, 1}, 7));
+    driver.publish();
+    relay->poll();
+    EXPECT_EQ(device.take(batch, 8), 1);
+  }
+  std::shared_ptr<const memory::MemoryMap> everything() const {
+    auto regions = memory.map()->regions();
+    regions.push_back(shadow.region);
+    return value_or_die(memory::MemoryMap::make(std::move(regions)));
+  }
+  void expect_fault(std::string_view text) {
+    device.publish();
+    relay->poll();
+    EXPECT_NE(fault.find(text), std::string::npos) << fault;
+    EXPECT_FALSE(driver.reap()) << "the guest heard of it";
+    relay->poll();
+    EXPECT_FALSE(relay->arm());
+    EXPECT_EQ(faults, 1U);
+    // Another device can still do it.
+    EXPECT_EQ(relay->finish(), config.start);
+  }
+
+  GuestMemory memory;
+  virtio::RingConfig config;
+  DriverQueue driver;
+  ShadowRing shadow;
+  DeviceQueue device;
+  unsigned faults = 0;
+  std::string fault;
+  std::unique_ptr<RelayQueue> relay;
+  ChainBatch batch;
+};
+
+TEST_P(HostileDevice, ThatWroteMoreThanThereIsRoomForIsNotBelieved) {
+  device.use(batch[0], 2);
+  expect_fault("wrote 2 bytes into a chain that has room for 1");
+}
+
+TEST_P(HostileDevice, ThatReturnsWhatItWasNotGivenIsNotBelieved) {
+  Chain other = batch[0];
+  other.id = static_cast<std::uint16_t>(other.id + 1);
+  device.use(other, 1);
+  expect_fault("a chain that it did not have");
+}
+
+/// A packed ring has no index that could jump.
+struct HostileSplitDevice : HostileDevice {};
+
+TEST_P(HostileSplitDevice, ThatReturnsMoreThanThereIsIsNotBelieved) {
+  const auto used = shadow.map->translate(shadow.config.used, 4);
+  used->store<std::uint16_t>(virtio::kRingIndex, 5, std::memory_order_release);
+  expect_fault("a chain that it did not have");
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, HostileDevice, ::testing::Values(FeatureSet(), FeatureSet{Feature::ring_packed}),
+                         [](const auto& layout) {
+                           return layout.param.has(Feature::ring_packed) ? "Packed" : "Split";
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Layouts, HostileSplitDevice, ::testing::Values(FeatureSet()));
+
+TEST(RelayQueue, AChainTooLongForTheDeviceIsAFault) {
+  GuestMemory memory;
+  const auto config = memory.make_ring(4, {Feature::indirect_desc});
+  auto driver = value_or_die(
+      DriverQueue::start(config, memory.map(), virtio::IndirectArea(memory.allocate(virtio::indirect_bytes(4)))));
+  const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
+  std::string fault;
+  const auto relay =
+      value_or_die(RelayQueue::start({.ring = config, .kick = {}, .call = {}}, memory.map(), nullptr, shadow,
+                                     {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+                                     [&](const Error& reason) { fault = reason.what; }));
+  const std::vector<DriverBuffer> parts(5, {.address = memory.allocate(1), .length = 1});
+  ASSERT_TRUE(driver.add(parts, {}, 1));
+  driver.publish();
+  relay->poll();
+  EXPECT_EQ(fault, "a chain is too long for the device");
+}
+
+}  // namespace
+}  // namespace causeway::testing
