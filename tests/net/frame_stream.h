@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -35,18 +36,22 @@ struct Stream {
   std::uint32_t count;    ///< frames to be sent
   bool may_lose = false;  ///< those that are on their way when a queue stops
   std::uint32_t sent = 0;
-  std::uint32_t next = 0;
+  std::uint32_t next = 0;      ///< the least number that may come
+  std::uint32_t given_up = 0;  ///< those below are waited for no more; they may come all the same
   std::uint32_t came = 0;
   std::string complaint = {};
   std::chrono::steady_clock::time_point progress = std::chrono::steady_clock::now();
 
   void turn(std::uint32_t window = 100) {
     from.reap(0);
-    while (sent < count && sent - next < window && from.send(0, {}, numbered(sent, target, source))) ++sent;
+    while (sent < count && sent - answered() < window && from.send(0, {}, numbered(sent, target, source))) ++sent;
     from.flush(0);
     drain();
-    if (may_lose && std::chrono::steady_clock::now() - progress > std::chrono::milliseconds(100)) next = sent;
+    if (may_lose && std::chrono::steady_clock::now() - progress > std::chrono::milliseconds(100)) given_up = sent;
   }
+  /// Those below have come, or are lost as far as one can tell.
+  std::uint32_t answered() const { return std::max(next, given_up); }
+  bool is_over() const { return answered() == count; }
   void drain() {
     while (const auto arrival = to.receive(0)) {
       std::uint32_t number = 0;
@@ -70,7 +75,7 @@ bool exchange_frames(Loop& loop, FakeGuest& a, FakeGuest& b, std::uint32_t count
   Stream in{.from = b, .to = a, .source = kMacB, .target = kMacA, .count = count, .may_lose = may_lose};
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   std::uint32_t next = 100;
-  while (out.next < count || in.next < count) {
+  while (!out.is_over() || !in.is_over()) {
     if (std::chrono::steady_clock::now() > end) {
       ADD_FAILURE() << "sent " << out.sent << ", got " << out.came << "; back " << in.sent << ", " << in.came;
       return false;
