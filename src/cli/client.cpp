@@ -24,6 +24,10 @@ Error error_of(const grpc::Status& status, const std::string& socket) {
       return {Errc::busy, 0, fmt::format("causewayd at {} did not answer within {} s", socket, kPatience.count())};
     case grpc::StatusCode::NOT_FOUND:
       return {Errc::not_found, 0, status.error_message()};
+    case grpc::StatusCode::UNIMPLEMENTED:
+      // gRPC's own answer to a call that the server does not have.
+      if (!status.error_message().empty()) return {Errc::not_supported, 0, status.error_message()};
+      return {Errc::not_supported, 0, fmt::format("causewayd at {} is older than this call", socket)};
     default:
       return {Errc::invalid_value, 0, status.error_message()};
   }
@@ -90,6 +94,19 @@ Result<api::DiscardStateResponse> Client::discard_state(const std::string& name)
   api::DiscardStateRequest request;
   request.set_name(name);
   return impl_->call(&api::Control::Stub::DiscardState, request);
+}
+
+Result<api::MigrationNeedsResponse> Client::migration_needs(const std::string& name) {
+  api::MigrationNeedsRequest request;
+  request.set_name(name);
+  return impl_->call(&api::Control::Stub::MigrationNeeds, request);
+}
+
+Result<api::CanTakeResponse> Client::can_take(const std::string& name, const api::GuestNeeds& needs) {
+  api::CanTakeRequest request;
+  request.set_name(name);
+  *request.mutable_needs() = needs;
+  return impl_->call(&api::Control::Stub::CanTake, request);
 }
 
 Result<api::InjectResponse> Client::inject(const std::string& name, const std::vector<std::string>& frames) {

@@ -11,11 +11,14 @@
 #include <vector>
 
 namespace causeway::control::v1 {
+class CanTakeResponse;
 class CaptureBatch;
 class CaptureRequest;
 class DiscardStateResponse;
+class GuestNeeds;
 class InjectResponse;
 class ListPortsResponse;
+class MigrationNeedsResponse;
 class Port;
 class RebindRequest;
 class RebindResponse;
@@ -45,6 +48,8 @@ class Client {
   /// `binary`: absolute path, or empty. Waits for as long as the daemon does.
   Result<api::UpgradeResponse> upgrade(const std::string& binary);
   Result<api::DiscardStateResponse> discard_state(const std::string& name);
+  Result<api::MigrationNeedsResponse> migration_needs(const std::string& name);
+  Result<api::CanTakeResponse> can_take(const std::string& name, const api::GuestNeeds& needs);
   /// `frames`: each from its Ethernet header on.
   Result<api::InjectResponse> inject(const std::string& name, const std::vector<std::string>& frames);
   /// Calls `take` with each batch until that says false or `limit` is over; no limit: until the daemon ends.

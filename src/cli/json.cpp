@@ -17,6 +17,12 @@ Result<std::string> json(const google::protobuf::Message& message) {
   return result;
 }
 
+Result<void> parse_json(std::string_view text, google::protobuf::Message& to) {
+  const auto status = google::protobuf::util::JsonStringToMessage({text.data(), text.size()}, &to);
+  if (!status.ok()) return fail(Errc::invalid_value, "not the JSON that was expected: " + status.ToString());
+  return {};
+}
+
 Result<std::string> json(const std::vector<std::string>& words) {
   google::protobuf::ListValue list;
   for (const auto& word : words) list.add_values()->set_string_value(word);

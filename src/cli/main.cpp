@@ -1,6 +1,7 @@
 // The `causeway` command: reads its arguments, makes one call, prints the answer.
 #include "cli/client.h"
 #include "cli/json.h"
+#include "cli/migration.h"
 #include "cli/pcap_file.h"
 #include "cli/qemu_arguments.h"
 #include "cli/text.h"
@@ -41,6 +42,8 @@ struct Options {
   std::string file;
   std::optional<std::uint64_t> count;
   std::optional<unsigned> seconds;
+  std::string to;
+  std::string other_port;
 };
 
 Result<std::string> run_version(const Options& options) {
@@ -137,6 +140,33 @@ Result<std::string> run_upgrade(const Options& options) {
                      answer.pid(), answer.pause_us());
 }
 
+/// An obstacle is a failure, in JSON too.
+Result<std::string> run_can_migrate(const Options& options) {
+  const cli::Destination to{.host = options.to, .port = options.other_port.empty() ? options.port : options.other_port};
+  CW_TRY(const auto obstacle, cli::migration_obstacle(options.socket, options.port, to));
+  if (options.json) {
+    CW_TRY(const auto verdict, cli::migration_verdict(obstacle));
+    fmt::print("{}", verdict);
+    if (obstacle.empty()) return std::string();
+  }
+  if (obstacle.empty()) return fmt::format("port {} can move to {}\n", options.port, options.to);
+  return causeway::fail(causeway::Errc::not_supported,
+                        fmt::format("port {} cannot move to {}: {}", options.port, options.to, obstacle));
+}
+
+Result<std::string> run_can_take(const Options& options) {
+  api::GuestNeeds needs;
+  CW_CHECK(cli::read_needs(needs));
+  CW_TRY(const auto answer, cli::Client(options.socket).can_take(options.port, needs));
+  if (options.json) {
+    CW_TRY(const auto text, cli::json(answer));
+    fmt::print("{}", text);
+    if (answer.can_take()) return std::string();
+  }
+  if (answer.can_take()) return fmt::format("port {} can take the guest\n", options.port);
+  return causeway::fail(causeway::Errc::not_supported, answer.obstacle());
+}
+
 using Command = Result<std::string> (*)(const Options&);
 
 /// Adds a subcommand that selects `command`.
@@ -144,6 +174,26 @@ CLI::App& add(CLI::App& parent, const char* name, const char* description, Comma
   CLI::App* added = parent.add_subcommand(name, description);
   added->callback([&selected, command] { selected = command; });
   return *added;
+}
+
+/// What is asked before a live migration.
+void declare_migration(CLI::App& port, Options& options, Command& selected) {
+  CLI::App& can_migrate =
+      add(port, "can-migrate", "say what keeps the port's guest from moving to another host, if anything does",
+          selected, run_can_migrate);
+  can_migrate.add_option("NAME", options.port, "name of the port")->required();
+  can_migrate
+      .add_option("--to", options.to,
+                  "where to: a host, asked by ssh, or the path (with a '/') of another daemon's control socket")
+      ->required();
+  can_migrate.add_option("--as", options.other_port, "name of the port there, if it has another one");
+
+  CLI::App& can_take =
+      add(port, "can-take",
+          "the other side of can-migrate: say what keeps the port from taking a guest, whose needs come "
+          "as JSON on standard input",
+          selected, run_can_take);
+  can_take.add_option("NAME", options.port, "name of the port")->required();
 }
 
 void declare(CLI::App& app, Options& options, Command& selected) {
@@ -191,6 +241,8 @@ void declare(CLI::App& app, Options& options, Command& selected) {
   capture.add_option("FILE", options.file, "where to, in the pcap format")->required();
   capture.add_option("--count", options.count, "end after so many frames")->check(CLI::PositiveNumber);
   capture.add_option("--seconds", options.seconds, "end after so many seconds")->check(CLI::PositiveNumber);
+
+  declare_migration(port, options, selected);
 
   CLI::App& rebind =
       add(port, "rebind", "move queues to another device while the guest uses them", selected, run_rebind);

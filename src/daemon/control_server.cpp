@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "daemon/control_handlers.h"
+#include "daemon/migration.h"
 #include "daemon/slow_path.h"
 
 #include <fmt/format.h>
@@ -70,6 +71,14 @@ class Service final : public api::Control::Service {
   grpc::Status DiscardState(grpc::ServerContext*, const api::DiscardStateRequest* request,
                             api::DiscardStateResponse* response) override {
     return finish(loop_.call([&] { return discard_state(graph_, *request); }), *response);
+  }
+  grpc::Status MigrationNeeds(grpc::ServerContext*, const api::MigrationNeedsRequest* request,
+                              api::MigrationNeedsResponse* response) override {
+    return finish(loop_.call([&] { return migration_needs(graph_, *request); }), *response);
+  }
+  grpc::Status CanTake(grpc::ServerContext*, const api::CanTakeRequest* request,
+                       api::CanTakeResponse* response) override {
+    return finish(loop_.call([&] { return can_take(graph_, *request); }), *response);
   }
   grpc::Status Inject(grpc::ServerContext*, grpc::ServerReader<api::InjectRequest>* reader,
                       api::InjectResponse* response) override {

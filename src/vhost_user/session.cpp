@@ -1,5 +1,7 @@
 #include "vhost_user/session.h"
 
+#include "vhost_user/port_offer.h"
+
 #include <fmt/format.h>
 
 #include <utility>
@@ -129,10 +131,7 @@ void Session::memory_lost() {
 }
 
 Result<Answer> Session::on(const GetFeatures&) {
-  // To reset one ring, a front-end would have to stop and start it here. QEMU (10.0) does not for a vhost-user NIC: the
-  // driver's new ring would be worked at the old one's position.
-  const auto offered = port_.offered_features().without(virtio::Feature::ring_reset);
-  return U64Answer{offered.bits() | kProtocolFeaturesMask | (port_.can_log() ? kLogAllMask : 0)};
+  return U64Answer{offered_features(port_).bits() | kProtocolFeaturesMask | (port_.can_log() ? kLogAllMask : 0)};
 }
 
 Result<Answer> Session::on(const SetFeatures& message) {

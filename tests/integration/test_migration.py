@@ -51,7 +51,8 @@ class MigrationCase(IntegrationCase):
                 "functions": (("acc", {"kind": "vfio-user", "socket": str(function.socket)}),)}
 
     def move(self, guest, source, target):
-        """Moves the guest from one side to the other, which works it directly then."""
+        """Moves the guest from one side to the other, which is asked before."""
+        source.daemon.cli("port", "can-migrate", source.port, "--to", target.daemon.control, "--as", target.port)
         answer = guest.migrate([target.device], target.namespace, target.address)
         print(f"{answer['downtime']} ms of downtime,", end=" ", flush=True)
         self.assertIn("written pages are logged", source.daemon.program.log.read_text())

@@ -94,10 +94,11 @@ class Causewayd:
         self.program.start()
         wait_for(lambda: self.try_cli("port", "list").returncode == 0, limit, "causewayd answers", self.program)
 
-    def try_cli(self, *arguments, limit=20):
+    def try_cli(self, *arguments, limit=20, environment=None, stdin=None):
         """Runs `causeway` with arguments and returns how it ended, whatever that was."""
         command = [program_folder() / "causeway", "--socket", self.control, *arguments]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=limit, check=False)
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=limit, check=False,
+                              env=environment, input=stdin)
 
     def cli(self, *arguments):
         """Runs `causeway` with arguments, which must succeed, and returns what it printed."""
