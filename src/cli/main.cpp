@@ -145,9 +145,9 @@ Result<std::string> run_can_migrate(const Options& options) {
   const cli::Destination to{.host = options.to, .port = options.other_port.empty() ? options.port : options.other_port};
   CW_TRY(const auto obstacle, cli::migration_obstacle(options.socket, options.port, to));
   if (options.json) {
-    CW_TRY(const auto verdict, cli::migration_verdict(obstacle));
+    CW_TRY(auto verdict, cli::migration_verdict(obstacle));
+    if (obstacle.empty()) return verdict;
     fmt::print("{}", verdict);
-    if (obstacle.empty()) return std::string();
   }
   if (obstacle.empty()) return fmt::format("port {} can move to {}\n", options.port, options.to);
   return causeway::fail(causeway::Errc::not_supported,
@@ -159,9 +159,9 @@ Result<std::string> run_can_take(const Options& options) {
   CW_CHECK(cli::read_needs(needs));
   CW_TRY(const auto answer, cli::Client(options.socket).can_take(options.port, needs));
   if (options.json) {
-    CW_TRY(const auto text, cli::json(answer));
+    CW_TRY(auto text, cli::json(answer));
+    if (answer.can_take()) return text;
     fmt::print("{}", text);
-    if (answer.can_take()) return std::string();
   }
   if (answer.can_take()) return fmt::format("port {} can take the guest\n", options.port);
   return causeway::fail(causeway::Errc::not_supported, answer.obstacle());

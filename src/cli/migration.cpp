@@ -18,6 +18,7 @@ namespace causeway::cli {
 namespace {
 
 constexpr std::size_t kMostInput = std::size_t{1} << 20;
+constexpr std::size_t kMostSaid = 1000;  // bytes of what another program says that are repeated
 
 bool is_socket(const std::string& host) {
   return host.find('/') != std::string::npos;
@@ -37,9 +38,9 @@ Result<api::CanTakeResponse> answer_of(const std::string& host, const CommandOut
   if (parsed && answer.can_take() == answer.obstacle().empty()) return answer;
   if (outcome.status == 0) {
     return fail(Errc::peer_violation, fmt::format("'causeway port can-take' on {} answers with something else: '{}'",
-                                                  host, trimmed(outcome.output).substr(0, 200)));
+                                                  host, trimmed(outcome.output).substr(0, kMostSaid)));
   }
-  const std::string said = trimmed(outcome.errors);
+  const std::string said = trimmed(outcome.errors).substr(0, kMostSaid);
   return fail(Errc::gone, fmt::format("cannot ask {} by ssh, which ended with status {}: {}", host, outcome.status,
                                       said.empty() ? "it said nothing" : said));
 }

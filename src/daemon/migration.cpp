@@ -78,7 +78,7 @@ Result<api::GuestNeeds> needs_of(const PortEntry& entry) {
   api::GuestNeeds needs;
   needs.set_device_type(std::string(type_name(report.type)));
   needs.set_has_guest(has_guest(entry, report));
-  if (needs.has_guest()) put_told_mtu(port, config);
+  put_told_mtu(port, config);
   needs.set_features((needs.has_guest() ? report.negotiated : vhost_user::offered_features(port)).bits());
   fill_queues(needs, port, report);
   needs.set_config(config.data(), config.size());
@@ -133,6 +133,7 @@ Result<api::MigrationNeedsResponse> migration_needs(const Graph& graph, const ap
   CW_TRY(const PortEntry* entry, graph.find(request.name()));
   api::MigrationNeedsResponse response;
   response.set_obstacle(leaving_obstacle(*entry));
+  if (!response.obstacle().empty()) return response;
   auto needs = needs_of(*entry);
   if (!needs) return fail(std::move(needs).error().context("port " + request.name()));
   *response.mutable_needs() = std::move(*needs);

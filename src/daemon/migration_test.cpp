@@ -2,8 +2,11 @@
 
 #include "daemon/test_support.h"
 #include "virtio/feature.h"
+#include "virtio/net.h"
 
 #include <gmock/gmock.h>
+
+#include <cstddef>
 
 namespace causeway::daemon {
 namespace {
@@ -21,12 +24,14 @@ name = "net0"
 socket = "{0}/net0.sock"
 queue-pairs = 2
 connection = "reflect"
+mtu = 9000
 mac = "52:54:00:00:00:01"
 [[port]]
 name = "net1"
 socket = "{0}/net1.sock"
 queue-pairs = 2
 connection = "reflect"
+mtu = 9000
 features-off = ["ring_packed"]
 [[port]]
 name = "disk0"
@@ -87,6 +92,14 @@ TEST_F(MigrationTest, WithNoGuestAllThatIsOfferedIsNeeded) {
   EXPECT_EQ(needs.config().size(), 24U);
   EXPECT_EQ(needs.memory_regions(), 0U);
   EXPECT_FALSE(needs.in_flight());
+}
+
+TEST_F(MigrationTest, TheMtuIsWhatTheFrontEndHasTold) {
+  const auto mtu = [this] { return needs_of("net0").needs().config().substr(offsetof(virtio::NetConfig, mtu), 2); };
+  EXPECT_EQ(mtu(), "\x28\x23");
+  const auto told = (*graph_->find("net0"))->port->set_mtu(1500);
+  ASSERT_TRUE(told.has_value()) << told.error().text();
+  EXPECT_EQ(mtu(), "\xdc\x05");
 }
 
 TEST_F(MigrationTest, APortCanTakeWhatIsLikeItself) {
