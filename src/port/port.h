@@ -127,6 +127,8 @@ class Port {
   /// memory; Errc::not_supported: see `can_log`. What was logged before goes on then.
   Result<void> set_log(std::shared_ptr<const memory::DirtyLog> log);
   bool is_logging() const { return log_ != nullptr; }
+  /// The driver is being moved, from here or to here: until that is over, no other process can take the port over.
+  bool is_migrating() const { return is_logging() || (side_ != nullptr && side_->is_arriving()); }
 
   /// Memory in which the Devices record what is in flight, kept by the driver side: what it says of a queue when that
   /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.

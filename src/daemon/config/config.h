@@ -114,7 +114,8 @@ struct PortConfig {
   Failback failback = Failback::automatic;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
-  bool vfio_groups = false;            ///< vhost_user: the front-end may have the VFIO groups of the Devices
+  bool vfio_groups = false;  ///< vhost_user: the front-end may have the VFIO groups of the Devices
+  bool postcopy = false;     ///< vhost_user, and all Devices ours: a guest may come by post-copy; no memory slots then
   std::optional<DiskPortConfig> disk;  ///< for the device type block; what is above of network ports then means nothing
   bool operator==(const PortConfig&) const = default;
 };

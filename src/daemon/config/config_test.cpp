@@ -185,10 +185,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"colour = 'red'", "key \"colour\" is unknown; expected one of name, socket"}));
 
 TEST(Config, APortThatIsAFunctionHasNothingOfVhostUser) {
-  for (const std::string key : {"inband-notifications", "vfio-groups"}) {
+  for (const std::string key : {"inband-notifications", "vfio-groups", "postcopy"}) {
     EXPECT_THAT(error_of(port_with("transport = 'vfio-user'\n" + key + " = true")),
                 HasSubstr("key '" + key + "' is true; expected no such key where transport is not \"vhost-user\""));
   }
+}
+
+TEST(Config, PostCopyNeedsDevicesOfTheDaemonsOwn) {
+  EXPECT_TRUE(parsed(port_with("postcopy = true")).ports.at(0).postcopy);
+  const std::string device = "[[device]]\nname='acc'\nkind='vfio-user'\nsocket='/tmp/acc.sock'\n";
+  EXPECT_THAT(
+      error_of(device + port_with("postcopy = true\ndevices = ['acc', 'soft']")),
+      HasSubstr("key 'postcopy' is true; expected no such key where device \"acc\" is none of the daemon's own"));
 }
 
 class BadConnection : public testing::TestWithParam<std::string_view> {};

@@ -120,6 +120,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
                                "bandwidth-burst",
                                "inband-notifications",
                                "vfio-groups",
+                               "postcopy",
                                "transport",
                                "ring-state"}));
   DiskPortConfig disk;
