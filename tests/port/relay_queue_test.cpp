@@ -307,6 +307,34 @@ TEST_P(HostileDevice, ThatReturnsWhatItWasNotGivenIsNotBelieved) {
   expect_fault("a chain that it did not have");
 }
 
+TEST_P(HostileDevice, WhatItUsedBeforeItsFaultIsTheDrivers) {
+  const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
+  ASSERT_TRUE(driver.add({}, {&buffer, 1}, 8));
+  driver.publish();
+  relay->poll();
+  ASSERT_EQ(device.take(batch, 8), 1);
+  device.use(batch[0], 1);
+  device.use(batch[1], 2);
+  device.publish();
+  relay->poll();
+  EXPECT_EQ(faults, 1U);
+  const auto used = driver.reap();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->token, 7U);
+  EXPECT_FALSE(driver.reap());
+  // Another device gets the other one, and nothing else.
+  config.start = relay->finish();
+  auto next = DeviceQueue::start(config, memory.map());
+  ASSERT_TRUE(next) << next.error().text();
+  batch.clear();
+  ASSERT_EQ(next->take(batch, 8), 1);
+  next->use(batch[0], 1);
+  next->publish();
+  const auto last = driver.reap();
+  ASSERT_TRUE(last);
+  EXPECT_EQ(last->token, 8U);
+}
+
 /// A packed ring has no index that could jump.
 struct HostileSplitDevice : HostileDevice {};
 
