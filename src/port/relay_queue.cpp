@@ -150,7 +150,7 @@ class RelayQueueOn final : public RelayQueue {
     if (in_order_) use_in_order();
     marks_.before_publish();
     const bool wants_call = guest_.publish();
-    if (count != 0 || wants_call) marks_.ring();
+    if (std::exchange(has_used_, false)) marks_.ring();
     if (wants_call && call_) call_->signal();
     if (count != 0) {
       is_full_ = false;
@@ -178,6 +178,7 @@ class RelayQueueOn final : public RelayQueue {
   void use(std::uint16_t token, std::uint32_t written) {
     Taken& taken = taken_[token];
     marks_.use(token);
+    has_used_ = true;
     guest_.use(taken.chain, written);
     guest_.unmark(taken.chain);
     taken.state = Taken::State::free;
@@ -254,6 +255,7 @@ class RelayQueueOn final : public RelayQueue {
   bool in_order_;
   bool is_full_ = false;
   bool is_broken_ = false;
+  bool has_used_ = false;  // since the last publish
   virtio::ChainBatch batch_;
   std::vector<DriverBuffer> buffers_;
   std::vector<Taken> taken_;          // by token

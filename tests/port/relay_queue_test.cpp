@@ -369,5 +369,30 @@ TEST(RelayQueue, AChainTooLongForTheDeviceIsAFault) {
   EXPECT_EQ(fault, "a chain is too long for the device");
 }
 
+/// The Device hears nothing of it, and the driver wants no call; a migration must know of the used entry all the same.
+TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
+  constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
+  GuestMemory memory;
+  const OwnedFd log = value_or_die(make_memfd("log", kLogBytes));
+  const auto bits = value_or_die(Mapping::map(log, 0, kLogBytes));
+  const auto config = memory.make_ring(4);
+  auto driver = value_or_die(DriverQueue::start(config, memory.map()));
+  driver.disarm();
+  const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
+  const auto relay = value_or_die(RelayQueue::start(
+      {.ring = config, .kick = {}, .call = {}}, memory.map(), value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)),
+      shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+      [](const Error& reason) { FAIL() << reason.what; }));
+  const auto word = GuestMemory::kBase / memory::DirtyLog::kPage / 8;
+  memory::GuestSpan::over({bits->data(), bits->size()}).put(word, std::uint8_t{0});
+  const DriverBuffer nothing{.address = memory.allocate(1), .length = 0};
+  ASSERT_TRUE(driver.add({}, {&nothing, 1}, 1));
+  driver.publish();
+  while (relay->poll() != 0) {
+  }
+  EXPECT_TRUE(driver.reap());
+  EXPECT_NE(memory::GuestSpan::over({bits->data(), bits->size()}).fetch<std::uint8_t>(word), 0);
+}
+
 }  // namespace
 }  // namespace causeway::testing
