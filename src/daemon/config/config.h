@@ -111,6 +111,9 @@ struct PortConfig {
   /// Devices between which queues may be rebound; the first one is used first. One that is not in Config::devices is
   /// a software Device.
   std::vector<std::string> devices;
+  /// Where each queue pair, or each request queue of a disk, begins: names among `devices`. Empty: on the first of them
+  /// that has it.
+  std::vector<std::string> bindings;
   Failback failback = Failback::automatic;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;

@@ -116,6 +116,21 @@ Result<std::vector<std::string>> read_devices(const Section& section, const Conf
   return std::move(*devices);
 }
 
+/// Where each queue pair or request queue begins; after all that says how many there are, and on what.
+Result<std::vector<std::string>> read_bindings(const Section& section, const PortConfig& port) {
+  const std::size_t count = port.disk ? port.disk->queues : port.queue_pairs;
+  const std::string rule = fmt::format("an array of {} names of the port's devices, one for each {}", count,
+                                       port.disk ? "queue" : "queue pair");
+  CW_TRY(auto bindings, section.texts("bindings", rule));
+  if (!bindings) return std::vector<std::string>();
+  for (const auto& name : *bindings) {
+    if (std::ranges::find(port.devices, name) != port.devices.end()) continue;
+    return section.bad("bindings", fmt::format("{}; {} is none", rule, quote(name)));
+  }
+  if (bindings->size() == count) return std::move(*bindings);
+  return section.bad("bindings", fmt::format("{}; it has {}", rule, bindings->size()));
+}
+
 Result<virtio::FeatureSet> read_features_off(const Section& section, virtio::DeviceType device) {
   constexpr std::string_view kRule = "an array of virtio feature names, such as [\"mrg_rxbuf\", \"event_idx\"]";
   CW_TRY(const auto names, section.texts("features-off", kRule));
@@ -173,7 +188,7 @@ Result<void> check_postcopy(const Section& section, const Config& config, const 
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
   CW_CHECK(section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs",
-                               "queue-size", "mac", "mtu", "worker", "connection", "devices", "failback",
+                               "queue-size", "mac", "mtu", "worker", "connection", "devices", "bindings", "failback",
                                "features-off", "inband-notifications", "vfio-groups", "postcopy"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
@@ -204,6 +219,7 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
   CW_CHECK(check_postcopy(section, config, port));
+  CW_TRY(port.bindings, read_bindings(section, port));
   CW_TRY(port.failback, section.choice<Failback>("failback", Failback::automatic, kFailbacks));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   return port;
