@@ -53,6 +53,32 @@ def one_rate(backend, driver, seconds):
     return rate, backend.end()
 
 
+def nics_title():
+    print(f"\n{'network device':<34}{'ratio':>8}{'least':>8}{'most':>8}{'the second, Mpps':>18}")
+
+
+def compare_nics(folder, layout, work, size, options, makers):
+    """Prints one line: packets per second with the first of two back-ends over the second. `makers` make each, in a folder for
+    frames of that many bytes."""
+    opened, sides = [], []
+    for number, make in enumerate(makers):
+        place = folder / f"{work}{size}{layout.replace(' ', '')}{number}"
+        place.mkdir()
+        backend = make(place, size - FRAME_CHECK)
+        driver = LoadDriver(place, backend, work, size - FRAME_CHECK, LAYOUTS[layout])
+        opened += [driver, backend]
+        sides.append((backend, driver))
+    rates = ([], [])
+    for pair in range(options.pairs):
+        for which in ((0, 1), (1, 0))[pair % 2]:
+            rates[which].append(one_rate(*sides[which], options.seconds)[0])
+    for part in opened:
+        part.close()
+    ratios = [first / second for first, second in zip(*rates)]
+    print(f"{layout + ', ' + work + f' {size}':<34}{statistics.median(ratios):>8.3f}{min(ratios):>8.3f}{max(ratios):>8.3f}"
+          f"{statistics.median(rates[1]) / 1e6:>18.2f}", flush=True)
+
+
 def report(name, work, size, measured):
     """Prints one line of the table; returns the medians of the two ratios."""
     ours, theirs = ([pair[which] for pair in measured] for which in (0, 1))

@@ -47,8 +47,9 @@ class Driver:
 class Side:
     """A back-end, and a driver on it."""
 
-    def __init__(self, program, socket):
+    def __init__(self, program, socket, daemon=None):
         self.program = program
+        self.daemon = daemon  # where it is one of ours
         self.driver = Driver(socket)
 
     def cpu_seconds(self):
@@ -71,7 +72,7 @@ def ours(folder, connection, more=(), state=None):
     socket = folder / "ours.sock"
     daemon = Causewayd(folder, [DiskPort("disk0", socket, connection, more=more)], cpu=1, state=state)
     daemon.start()
-    return Side(daemon.program, socket)
+    return Side(daemon.program, socket, daemon)
 
 
 def theirs(folder, blockdev):

@@ -3,6 +3,8 @@
 #include "base/cycles.h"
 #include "net/receive_queue.h"
 #include "net/transmit_queue.h"
+#include "port/relay_queue.h"
+#include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
 #include <fmt/format.h>
@@ -109,6 +111,40 @@ Cost measure(virtio::FeatureSet features, std::uint32_t frame) {
   return {.transmit = each(least[0]), .receive = each(least[1]), .both = each(least[2])};
 }
 
+/// Of a relay between that driver side and a device on a ring like it: a chain there, and back used. With a log, as for
+/// a migration, what the device may have written is marked too.
+double measure_relay(virtio::FeatureSet features, bool writable, bool logs) {
+  Side side(features);
+  const auto shadow =
+      value_or_die(port::ShadowRing::make("shadow", side.features, kEntries, memory::Iova(0x7f'0000'0000)));
+  auto regions = side.memory.map()->regions();
+  const std::uint64_t end = regions.back().iova.value() + regions.back().size;
+  regions.push_back(shadow.region);
+  auto device = value_or_die(
+      virtio::DeviceQueue::start(shadow.config, value_or_die(memory::MemoryMap::make(std::move(regions)))));
+  device.disarm();
+  const std::uint64_t bytes = end / memory::DirtyLog::kPage / 8 + 1;
+  const auto log_file = value_or_die(make_memfd("log", bytes));
+  const auto log = logs ? value_or_die(memory::DirtyLog::map(log_file, 0, bytes)) : nullptr;
+  const auto relay = value_or_die(
+      port::RelayQueue::start(side.setup(), side.memory.map(), log, shadow,
+                              {.event = value_or_die(KickFd::make()), .doorbell = nullptr, .queue = {}}, nullptr));
+  virtio::ChainBatch batch;
+  constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();
+  std::array least{kMost, kMost};
+  for (int round = 0; round < kRounds; ++round) {
+    side.offer(kBatch, writable, kSlot);
+    least_of(least[0], [&] { relay->poll(); });
+    batch.clear();
+    device.take(batch, kBatch);
+    for (const virtio::Chain& chain : batch.chains()) device.use(chain, writable ? kSlot : 0);
+    device.publish();
+    least_of(least[1], [&] { relay->poll(); });
+    side.reap();
+  }
+  return static_cast<double>(least[0] + least[1]) / kBatch;
+}
+
 }  // namespace
 
 int main() {
@@ -127,5 +163,12 @@ int main() {
       const Cost cost = measure(features, frame);
       fmt::print("{:<17} {:>6} {:>10.1f} {:>9.1f} {:>18.1f}\n", name, frame, cost.transmit, cost.receive, cost.both);
     }
+  }
+  fmt::print("\nCycles per packet of a relay, whatever its size: rings of the same layout on both sides\n");
+  fmt::print("layout             transmit   receive   with a log: transmit   receive\n");
+  for (const auto& [name, features] : layouts) {
+    fmt::print("{:<17} {:>9.1f} {:>9.1f} {:>22.1f} {:>9.1f}\n", name, measure_relay(features, false, false),
+               measure_relay(features, true, false), measure_relay(features, false, true),
+               measure_relay(features, true, true));
   }
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
 namespace causeway {
 
@@ -29,6 +30,8 @@ class Mapping {
   /// The first byte asked for. Only the module `memory` may look behind it.
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
+  /// The whole pages of the file that hold it.
+  std::span<const std::byte> pages() const { return {base_, mapped_}; }
   /// True once an access failed because the file had been truncated; the range then reads as zeros for ever.
   bool is_lost() const;
 

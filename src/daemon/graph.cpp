@@ -199,7 +199,8 @@ Result<void> Graph::make_port(PortEntry& entry, Shelf& shelf) {
                           .state = keeps_state(entry) ? state_ : nullptr,
                           .failback = entry.config.failback == config::Failback::manual ? port::Failback::manual
                                                                                         : port::Failback::automatic,
-                          .relay_worker = &worker(entry.config.worker)};
+                          .relay_worker = &worker(entry.config.worker),
+                          .bindings = entry.config.bindings};
   CW_TRY(entry.port, port::Port::make(loop_, std::move(config), std::move(devices)));
   return {};
 }

@@ -16,7 +16,7 @@ Result<void> Graph::can_hand_over() const {
                                                    "yet; restart the daemon instead",
                                                    entry.config.name));
     }
-    if (entry.port->is_logging()) {
+    if (entry.port->is_migrating()) {
       return fail(Errc::busy, fmt::format("port {}: its guest is being migrated; wait until that is over, or cancel it",
                                           entry.config.name));
     }

@@ -32,7 +32,9 @@ inline vhost_user::Role role_of(config::Role role) {
 inline vhost_user::BackendConfig backend_config(const config::PortConfig& config) {
   return {.path = config.socket,
           .role = role_of(config.role),
-          .options = {.inband_notifications = config.inband_notifications, .vfio_groups = config.vfio_groups}};
+          .options = {.inband_notifications = config.inband_notifications,
+                      .vfio_groups = config.vfio_groups,
+                      .postcopy = config.postcopy}};
 }
 
 }  // namespace causeway::daemon

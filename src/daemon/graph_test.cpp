@@ -96,6 +96,18 @@ TEST_F(GraphTest, RebindMovesTheQueuesThatAreNamed) {
   EXPECT_THAT(all->queues(), ElementsAre(0u, 1u, 2u, 3u));
 }
 
+TEST(GraphOfBindings, QueuesBeginWhereTheConfigurationSays) {
+  const TemporaryDirectory directory;
+  std::string text = two_ports(directory.path());
+  text.insert(text.find("devices ="), "bindings = ['b', 'a']\n");
+  Loop loop;
+  const auto graph = Graph::build(loop, parsed(text), Former::restore);
+  ASSERT_TRUE(graph.has_value()) << graph.error().text();
+  std::vector<std::string> devices;
+  for (const auto& queue : (*graph)->ports().front().port->report().queues) devices.push_back(queue.device);
+  EXPECT_THAT(devices, ElementsAre("b", "b", "a", "a", "b")) << "the control queue is the last Device's";
+}
+
 TEST_F(GraphTest, RebindErrorsSayWhatThereIs) {
   const auto error_of = [&](const api::RebindRequest& request) {
     const auto result = rebind(*graph_, request);

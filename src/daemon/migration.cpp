@@ -1,5 +1,6 @@
 #include "daemon/migration.h"
 
+#include "daemon/graph_names.h"
 #include "daemon/migration_check.h"
 #include "vhost_user/message_table.h"
 #include "vhost_user/port_offer.h"
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -100,7 +102,8 @@ std::string unusable_text(const port::PortReport& report) {
 Result<MigrationTarget> target_of(const PortEntry& entry) {
   const port::Port& port = *entry.port;
   const port::PortReport report = port.report();
-  const auto protocol = vhost_user::offered_protocol_features();
+  const vhost_user::SessionOptions options = backend_config(entry.config).options;
+  const auto protocol = vhost_user::offered_protocol_features(options.configured());
   MigrationTarget target{.name = entry.config.name,
                          .refused = entry.serves() ? std::string() : entry.refused,
                          .is_vhost_user = entry.config.transport == config::Transport::vhost_user,
@@ -111,7 +114,7 @@ Result<MigrationTarget> target_of(const PortEntry& entry) {
                          .queues = port.info().queues,
                          .largest_ring = port.info().largest_ring,
                          .config = {},
-                         .memory_slots = vhost_user::kMaxMemorySlots,
+                         .memory_slots = static_cast<std::uint32_t>(vhost_user::offered_memory_slots(options)),
                          .records_in_flight = protocol.has(vhost_user::ProtocolFeature::inflight_shmfd)};
   // Of Devices that are gone nothing can be read, and nothing need be.
   if (target.unusable.empty()) {

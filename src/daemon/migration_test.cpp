@@ -34,6 +34,14 @@ connection = "reflect"
 mtu = 9000
 features-off = ["ring_packed"]
 [[port]]
+name = "net2"
+socket = "{0}/net2.sock"
+queue-pairs = 2
+connection = "reflect"
+mtu = 9000
+mac = "52:54:00:00:00:02"
+postcopy = true
+[[port]]
 name = "disk0"
 socket = "{0}/disk0.sock"
 device = "blk"
@@ -112,6 +120,20 @@ TEST_F(MigrationTest, OtherPortsCannot) {
   EXPECT_THAT(obstacle("net1", "net0"), HasSubstr("mac of the configuration space"));
   EXPECT_THAT(obstacle("net0", "disk0"), HasSubstr("the device is net here and blk there"));
   EXPECT_THAT(obstacle("net0", "function0"), HasSubstr("served as vfio-user"));
+}
+
+TEST_F(MigrationTest, APortForPostcopyHasEightMemorySlots) {
+  api::CanTakeRequest request;
+  request.set_name("net2");
+  *request.mutable_needs() = needs_of("net2").needs();
+  request.mutable_needs()->set_memory_regions(8);
+  EXPECT_EQ(can_take(*graph_, request)->obstacle(), "");
+  request.mutable_needs()->set_memory_regions(9);
+  EXPECT_EQ(can_take(*graph_, request)->obstacle(),
+            "the guest's memory has 9 regions, and port net2 there takes 8 at most");
+  request.set_name("net0");
+  request.mutable_needs()->set_features(0);
+  EXPECT_EQ(can_take(*graph_, request)->obstacle(), "");
 }
 
 TEST_F(MigrationTest, APortThatIsNotThereIsAnAnswer) {

@@ -79,6 +79,14 @@ Result<std::shared_ptr<const MemoryMap>> MemoryMap::make(std::vector<Region> reg
   return std::shared_ptr<const MemoryMap>(new MemoryMap(std::move(regions)));
 }
 
+std::vector<Region> MemoryMap::with_known(std::vector<Region> regions) const {
+  for (Region& region : regions) {
+    const auto known = std::ranges::find_if(regions_, [&](const Region& own) { return own.same_as(region); });
+    if (known != regions_.end()) region = *known;
+  }
+  return regions;
+}
+
 const MemoryMap::Entry* MemoryMap::find(std::uint64_t iova) const {
   const auto above = std::ranges::upper_bound(entries_, iova, {}, &Entry::first);
   if (above == entries_.begin()) return nullptr;

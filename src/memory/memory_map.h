@@ -8,6 +8,7 @@
 #include "memory/guest_span.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -30,6 +31,8 @@ struct Region {
   /// Maps the region. Errc::peer_violation: empty, wraps, or not inside the file.
   static Result<Region> map(Iova iova, FrontendVa frontend_va, std::uint64_t size, OwnedFd file, std::uint64_t offset);
 
+  /// Where this process has it: for a front-end that must know.
+  std::uint64_t host_address() const { return std::bit_cast<std::uintptr_t>(mapping->data()); }
   /// Same addresses and same memory behind them.
   bool same_as(const Region& other) const;
   /// "0x100000+0x40000000 (front-end 0x7f..., offset 0x0)".
@@ -44,6 +47,8 @@ class MemoryMap {
   static Result<std::shared_ptr<const MemoryMap>> make(std::vector<Region> regions);
 
   const std::vector<Region>& regions() const { return regions_; }
+  /// The same regions, each the map's own where it has one like that, so that what uses that goes on.
+  std::vector<Region> with_known(std::vector<Region> regions) const;
   /// The `size` bytes at `iova`, when they lie in one region (or in regions that are neighbours in our mapping too).
   std::optional<GuestSpan> translate(Iova iova, std::uint64_t size) const;
   /// The driver's address of a front-end address; nothing when no region holds it.

@@ -42,6 +42,10 @@ Result<std::unique_ptr<Port>> Port::make(Loop& loop, PortConfig config,
                                                    device->info().name, devices.back()->info().name));
     }
   }
+  for (const auto& name : config.bindings) {
+    if (std::ranges::any_of(devices, [&](const auto& device) { return device->info().name == name; })) continue;
+    return fail(Errc::invalid_value, fmt::format("port {}: it has no device '{}'", config.name, name));
+  }
   return std::unique_ptr<Port>(new Port(loop, std::move(config), std::move(devices)));
 }
 
@@ -60,17 +64,7 @@ Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Devi
   const vdpa::DeviceInfo& last = info();
   const auto control = fallback().device->control_queue(last.features);
   queues_.resize(last.queues + (control ? 1u : 0u));
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    std::size_t slot = 0;
-    while (slot + 1 < slots_.size() && !has_queue(slot, QueueIndex{i})) ++slot;
-    queues_[i].bound = queues_[i].wanted = {.slot = slot, .queue = QueueIndex{i}};
-  }
-  for (const Slot& slot : slots_) {
-    const vdpa::DeviceInfo& own = slot.device->info();
-    if (own.queues >= last.queues) continue;
-    log::info("port {}: device {} has {} queues of {}; the others begin on the next device", name(), own.name,
-              own.queues, last.queues);
-  }
+  bind_as_configured();
 }
 
 Port::~Port() {

@@ -48,6 +48,9 @@ struct PortConfig {
   Failback failback = Failback::automatic;
   /// Works relayed queues; must outlive the port. nullptr: none can be relayed.
   Worker* relay_worker = nullptr;
+  /// The Devices on which the queues begin: by name, one for each unit of queues (vdpa::DeviceInfo::queues_per_unit).
+  /// Those of units beyond its end begin on the first Device that has them.
+  std::vector<std::string> bindings = {};  // NOLINT(readability-redundant-member-init): may be left out
 };
 
 /// How a queue that is rebound shall be worked. Value type.
@@ -59,7 +62,8 @@ struct RebindWish {
   std::optional<Path> path = std::nullopt;
 };
 
-/// A queue is bound to the Device that the operator chose last, else to the first one that has that many queues; while
+/// A queue is bound to the Device that the operator chose last, else to the one that the configuration names, else to
+/// the first one that has that many queues; while
 /// that one cannot be used (it is gone, or refuses what was negotiated, written, or the guest's memory), to the first
 /// other one that can. Only the last Device's refusals are the driver side's concern. A Device works the guest's ring
 /// itself; one that lacks a feature of the ring's, or cannot go on with a ring in use, works one of ours
@@ -74,7 +78,8 @@ struct RebindWish {
 class Port {
  public:
   /// `devices`: in order of preference, the software Device that can always take over last; at least one, all of one
-  /// type. They are the port's; the loop must outlive it.
+  /// type. They are the port's; the loop must outlive it. Errc::invalid_value: they are not so, or a name in `bindings`
+  /// is none of theirs.
   static Result<std::unique_ptr<Port>> make(Loop& loop, PortConfig config,
                                             std::vector<std::unique_ptr<vdpa::Device>> devices);
   Port(const Port&) = delete;
@@ -127,6 +132,8 @@ class Port {
   /// memory; Errc::not_supported: see `can_log`. What was logged before goes on then.
   Result<void> set_log(std::shared_ptr<const memory::DirtyLog> log);
   bool is_logging() const { return log_ != nullptr; }
+  /// The driver is being moved, from here or to here: until that is over, no other process can take the port over.
+  bool is_migrating() const { return is_logging() || (side_ != nullptr && side_->is_arriving()); }
 
   /// Memory in which the Devices record what is in flight, kept by the driver side: what it says of a queue when that
   /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.
@@ -240,9 +247,11 @@ class Port {
   bool is_control(QueueIndex queue) const;
   Slot& fallback() { return slots_.back(); }
   Binding choose_binding(QueueIndex queue) const;
+  void bind_as_configured();
   /// Where a queue can always go: there each has its own number.
   Binding last_binding(QueueIndex queue) const { return {.slot = slots_.size() - 1, .queue = queue}; }
   bool is_on_last(const Queue& state) const { return state.bound.slot + 1 == slots_.size(); }
+  std::optional<std::size_t> find_slot(std::string_view device) const;
   bool has_queue(std::size_t slot, QueueIndex queue) const;
   bool is_free(const Binding& place, QueueIndex queue) const;
   vdpa::Device& device_of(const Queue& state) const { return *slots_[state.bound.slot].device; }

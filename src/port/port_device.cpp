@@ -21,6 +21,12 @@ bool Port::has_queue(std::size_t slot, QueueIndex queue) const {
   return number(queue) < slots_[slot].device->info().queues;
 }
 
+std::optional<std::size_t> Port::find_slot(std::string_view device) const {
+  const auto found = std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
+  if (found == slots_.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - slots_.begin());
+}
+
 /// Whether no other queue has that place, or wants it.
 bool Port::is_free(const Binding& place, QueueIndex queue) const {
   return std::ranges::none_of(queues_, [&](const Queue& other) {
@@ -39,6 +45,33 @@ Port::Binding Port::choose_binding(QueueIndex queue) const {
   Binding place{.slot = 0, .queue = queue};
   while (place.slot + 1 < slots_.size() && !can(place)) ++place.slot;
   return place;
+}
+
+/// At the start, when nobody has chosen and no Device has said yet that it cannot be used.
+void Port::bind_as_configured() {
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    std::size_t slot = 0;
+    while (slot + 1 < slots_.size() && !has_queue(slot, QueueIndex{i})) ++slot;
+    queues_[i].bound = queues_[i].wanted = {.slot = slot, .queue = QueueIndex{i}};
+  }
+  const vdpa::DeviceInfo& last = info();
+  const std::size_t named = std::min<std::size_t>(last.queues, config_.bindings.size() * last.queues_per_unit);
+  for (std::uint16_t i = 0; i < named; ++i) {
+    const std::string& device = config_.bindings[i / last.queues_per_unit];
+    Queue& state = queues_[i];
+    state.wanted.slot = *find_slot(device);
+    state.bound = choose_binding(QueueIndex{i});
+    if (state.bound.has_same_place(state.wanted)) continue;
+    log::warn("port {}: device {} has no queue {}, which begins on {}", name(), device, i,
+              device_of(state).info().name);
+  }
+  if (named != 0) return;
+  for (const Slot& slot : slots_) {
+    const vdpa::DeviceInfo& own = slot.device->info();
+    if (own.queues >= last.queues) continue;
+    log::info("port {}: device {} has {} queues of {}; the others begin on the next device", name(), own.name,
+              own.queues, last.queues);
+  }
 }
 
 Port::Queue* Port::find_bound(std::size_t slot, QueueIndex device_queue) {
@@ -154,6 +187,7 @@ void Port::fail_back(std::size_t slot) {
     Queue& state = queues_[i];
     const QueueIndex queue{i};
     if (state.wanted.slot != slot || state.bound.slot == slot || state.failed || is_control(queue)) continue;
+    if (!has_queue(slot, state.wanted.queue)) continue;
     if (!state.started) {
       state.bound = state.wanted;
     } else if (auto done = move(queue, state, state.wanted); done) {

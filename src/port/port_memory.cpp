@@ -31,12 +31,7 @@ bool overlap_in_iova(const Regions& a, const Regions& b) {
 }  // namespace
 
 Result<void> Port::set_memory(Regions regions) {
-  // A region that stays is the one that is mapped already, so that running queues keep their mapping.
-  for (memory::Region& region : regions) {
-    const auto known = std::ranges::find_if(memory_->regions(), [&](const auto& old) { return old.same_as(region); });
-    if (known != memory_->regions().end()) region = *known;
-  }
-  return change_memory(std::move(regions));
+  return change_memory(memory_->with_known(std::move(regions)));
 }
 
 Result<void> Port::add_memory(memory::Region region) {

@@ -16,15 +16,10 @@ Result<void> Port::rebind(QueueIndex queue, std::string_view device, RebindWish 
     return fail(Errc::not_supported,
                 fmt::format("queue {} is the control queue, which the port itself serves", number(queue)));
   }
-  const auto target =
-      std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
-  if (target == slots_.end()) {
-    return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
-  }
-  if (!target->is_usable()) return fail(Errc::not_supported, target->why_not());
-  const Binding to{.slot = static_cast<std::size_t>(target - slots_.begin()),
-                   .queue = wish.device_queue.value_or(queue),
-                   .path = wish.path};
+  const auto slot = find_slot(device);
+  if (!slot) return fail(Errc::not_found, fmt::format("port {} has no device '{}'", name(), device));
+  if (!slots_[*slot].is_usable()) return fail(Errc::not_supported, slots_[*slot].why_not());
+  const Binding to{.slot = *slot, .queue = wish.device_queue.value_or(queue), .path = wish.path};
   CW_CHECK(check_place(queue, to));
   if (state.started && (!to.has_same_place(state.bound) || to.path.value_or(path_of(state)) != path_of(state))) {
     CW_CHECK(move(queue, state, to));

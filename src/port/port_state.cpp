@@ -131,12 +131,10 @@ void Port::bind_as(const PortRecord& record) {
   for (std::size_t i = 0; i < std::min<std::size_t>(info().queues, record.queues.size()); ++i) {
     const QueueRecord& queue = record.queues[i];
     const auto find_place = [&](const std::string& device, std::uint16_t number) -> std::optional<Binding> {
-      const auto found =
-          std::ranges::find_if(slots_, [&](const Slot& slot) { return slot.device->info().name == device; });
-      if (found == slots_.end() || number >= found->device->info().queues) return std::nullopt;
-      const auto slot = static_cast<std::size_t>(found - slots_.begin());
-      if (slot + 1 == slots_.size() && number != i) return std::nullopt;  // it has become the last one since
-      return Binding{.slot = slot, .queue = QueueIndex{number}, .path = queue.path};
+      const auto slot = find_slot(device);
+      if (!slot || !has_queue(*slot, QueueIndex{number})) return std::nullopt;
+      if (*slot + 1 == slots_.size() && number != i) return std::nullopt;  // it has become the last one since
+      return Binding{.slot = *slot, .queue = QueueIndex{number}, .path = queue.path};
     };
     if (const auto wanted = find_place(queue.preferred, queue.preferred_queue)) queues_[i].wanted = *wanted;
     if (const auto bound = find_place(queue.device, queue.device_queue)) {

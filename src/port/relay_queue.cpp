@@ -136,31 +136,34 @@ class RelayQueueOn final : public RelayQueue {
 
   std::uint32_t give_back(std::uint32_t limit) {
     std::uint32_t count = 0;
+    std::optional<virtio::UsedChain> refused;
     for (; count < limit; ++count) {
       const auto used = shadow_.reap();
       if (!used) break;
-      Taken& taken = taken_[used->token];
-      if (used->written > taken.chain.writable_bytes) [[unlikely]] {
-        break_down(fmt::format("the device says it wrote {} bytes into a chain that has room for {}", used->written,
-                               taken.chain.writable_bytes));
-        return count;
+      if (used->written > taken_[used->token].chain.writable_bytes) [[unlikely]] {
+        refused = used;
+        break;
       }
       finish_one(static_cast<std::uint16_t>(used->token), used->written);
     }
-    if (shadow_.is_broken()) [[unlikely]] {
-      break_down("the device returned a chain that it did not have");
-      return count;
-    }
+    // Also when the Device broke its ring: what came before is good, and must not be taken again.
     if (in_order_) use_in_order();
     marks_.before_publish();
     const bool wants_call = guest_.publish();
-    if (count != 0 || wants_call) marks_.ring();
+    if (std::exchange(has_used_, false)) marks_.ring();
     if (wants_call && call_) call_->signal();
     if (count != 0) {
       is_full_ = false;
       relayed_.add(count);
     }
+    if (refused || shadow_.is_broken()) [[unlikely]]
+      break_down_for(refused);
     return count;
+  }
+  void break_down_for(const std::optional<virtio::UsedChain>& refused) {
+    if (!refused) return break_down("the device returned a chain that it did not have");
+    break_down(fmt::format("the device says it wrote {} bytes into a chain that has room for {}", refused->written,
+                           taken_[refused->token].chain.writable_bytes));
   }
 
   void finish_one(std::uint16_t token, std::uint32_t written) {
@@ -175,6 +178,7 @@ class RelayQueueOn final : public RelayQueue {
   void use(std::uint16_t token, std::uint32_t written) {
     Taken& taken = taken_[token];
     marks_.use(token);
+    has_used_ = true;
     guest_.use(taken.chain, written);
     guest_.unmark(taken.chain);
     taken.state = Taken::State::free;
@@ -251,6 +255,7 @@ class RelayQueueOn final : public RelayQueue {
   bool in_order_;
   bool is_full_ = false;
   bool is_broken_ = false;
+  bool has_used_ = false;  // since the last publish
   virtio::ChainBatch batch_;
   std::vector<DriverBuffer> buffers_;
   std::vector<Taken> taken_;          // by token

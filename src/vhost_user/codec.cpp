@@ -64,6 +64,8 @@ Bytes encode_reply(std::uint32_t request, const Answer& answer) {
       append_inflight(bytes, inflight.region, inflight.payload_size);
       return bytes;
     }
+    Bytes operator()(const DescriptorAnswer&) const { return frame(request, wire::kReplyFlag, 0); }
+    Bytes operator()(const MemTableAnswer& table) const { return mem_table(request, wire::kReplyFlag, table.regions); }
   };
   return std::visit(Encoder{request}, answer);
 }

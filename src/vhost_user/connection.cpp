@@ -17,7 +17,9 @@ constexpr int kReadsPerTurn = 64;
 Result<std::unique_ptr<Connection>> Connection::open(Loop& loop, port::Port& port, PortLog& log, SessionOptions options,
                                                      UnixSocket socket, OnEnd on_end) {
   std::unique_ptr<Connection> connection(new Connection(loop, log, std::move(socket), std::move(on_end)));
+  CW_TRY(auto line, connection->socket_.fd().duplicate());
   CW_TRY(connection->session_, Session::open(loop, port, log, options, connection->end_later()));
+  connection->session_->set_line(std::move(line));
   connection->thaw();
   return connection;
 }
@@ -55,7 +57,9 @@ Result<std::unique_ptr<Connection>> Connection::take_over(Loop& loop, port::Port
   CW_TRY(auto socket, UnixSocket::adopt(std::move(fd)));
   std::unique_ptr<Connection> connection(new Connection(loop, log, std::move(socket), std::move(on_end)));
   CW_CHECK(connection->read_input(parcel));
+  CW_TRY(auto line, connection->socket_.fd().duplicate());
   CW_TRY(connection->session_, Session::take_over(loop, port, log, options, connection->end_later(), parcel));
+  connection->session_->set_line(std::move(line));
   return connection;
 }
 

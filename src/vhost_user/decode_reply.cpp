@@ -117,6 +117,7 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
       return config_answer(spec.name, body);
     case Reply::inflight:
       return inflight_answer(spec, body, files);
+    case Reply::descriptor:
     case Reply::other:
       break;
   }

@@ -9,13 +9,6 @@
 namespace causeway::vhost_user {
 namespace {
 
-wire::Region wire_region(const RegionAddress& address) {
-  return {.guest_address = address.guest.value(),
-          .size = address.size,
-          .user_address = address.frontend.value(),
-          .mmap_offset = address.offset};
-}
-
 /// Builds the payload of one message; `request` and the flags are put in front.
 class Encoder {
  public:
@@ -28,15 +21,13 @@ class Encoder {
   Outgoing operator()(const SetFeatures& message) const { return with(message, message.features); }
   Outgoing operator()(const SetProtocolFeatures& message) const { return with(message, message.features.bits()); }
   Outgoing operator()(const SetMemTable& message) const {
-    const std::size_t count = message.regions.size();
-    Outgoing out{.bytes = frame(std::to_underlying(SetMemTable::kRequest), flags_,
-                                sizeof(wire::MemoryTableHead) + count * sizeof(wire::Region)),
-                 .fds = {}};
-    append(out.bytes, wire::MemoryTableHead{.count = static_cast<std::uint32_t>(count), .padding = 0});
+    std::vector<RegionAddress> addresses;
+    Outgoing out;
     for (const RegionWithFile& region : message.regions) {
-      append(out.bytes, wire_region(region.address));
+      addresses.push_back(region.address);
       out.fds.push_back(&region.file);
     }
+    out.bytes = mem_table(std::to_underlying(SetMemTable::kRequest), flags_, addresses);
     return out;
   }
   Outgoing operator()(const AddMemReg& message) const {

@@ -64,6 +64,9 @@ std::vector<FrontendMessage> one_of_each() {
   add(GetInflightFd{.wanted = inflight, .payload_size = 24});
   add(SetInflightFd{.region = inflight, .file = *make_memfd("inflight", 8192)});
   add(GetVringBaseSkipDrain{kQueue});
+  add(PostcopyAdvise{});
+  add(PostcopyListen{});
+  add(PostcopyEnd{});
   return all;
 }
 

@@ -31,6 +31,20 @@ Bytes frame_with(std::uint32_t request, std::uint32_t flags, const T& payload) {
   return bytes;
 }
 
+inline wire::Region wire_region(const RegionAddress& address) {
+  return {.guest_address = address.guest.value(),
+          .size = address.size,
+          .user_address = address.frontend.value(),
+          .mmap_offset = address.offset};
+}
+
+inline Bytes mem_table(std::uint32_t request, std::uint32_t flags, std::span<const RegionAddress> regions) {
+  Bytes bytes = frame(request, flags, sizeof(wire::MemoryTableHead) + regions.size() * sizeof(wire::Region));
+  append(bytes, wire::MemoryTableHead{.count = static_cast<std::uint32_t>(regions.size()), .padding = 0});
+  for (const RegionAddress& region : regions) append(bytes, wire_region(region));
+  return bytes;
+}
+
 /// Size, offset, queues, entries; then zeros up to `payload` bytes, since front-ends differ in the padding.
 inline void append_inflight(Bytes& bytes, const InflightDescription& region, std::size_t payload) {
   const std::size_t end = bytes.size() + payload;

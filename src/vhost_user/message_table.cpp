@@ -59,9 +59,9 @@ constexpr MessageSpec kFrontend[] = {
   {25, "SET_CONFIG",                config,         13, kConfigMax, kAck,               FdRule::none,        {PF::config},                        kNoNeed,                       kAny,                     kDone },
   {26, "CREATE_CRYPTO_SESSION",     crypto_session, 0,  kCryptoMax, Reply::other,       FdRule::none,        {PF::crypto_session},                kNoNeed,                       kAny,                     kOther },
   {27, "CLOSE_CRYPTO_SESSION",      u64,            8,  8,          kAck,               FdRule::none,        {PF::crypto_session},                kNoNeed,                       kAny,                     kOther },
-  {28, "POSTCOPY_ADVISE",           Payload::none,  0,  0,          Reply::other,       FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
-  {29, "POSTCOPY_LISTEN",           Payload::none,  0,  0,          kAck,               FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
-  {30, "POSTCOPY_END",              Payload::none,  0,  0,          kStatus,            FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kLater },
+  {28, "POSTCOPY_ADVISE",           Payload::none,  0,  0,          Reply::descriptor,  FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kDone },
+  {29, "POSTCOPY_LISTEN",           Payload::none,  0,  0,          kAck,               FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kDone },
+  {30, "POSTCOPY_END",              Payload::none,  0,  0,          kStatus,            FdRule::none,        {PF::pagefault},                     kNoNeed,                       kAny,                     kDone },
   {31, "GET_INFLIGHT_FD",           inflight,       20, 24,         Reply::inflight,    FdRule::none,        {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kDone },
   {32, "SET_INFLIGHT_FD",           inflight,       20, 24,         kAck,               exactly_one,         {PF::inflight_shmfd},                kNoNeed,                       kAny,                     kDone },
   {33, "GPU_SET_SOCKET",            Payload::none,  0,  0,          kAck,               exactly_one,         {},                                  kNoNeed,                       kAny,                     kOther },
@@ -102,7 +102,7 @@ constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::backend_req,               "BACKEND_REQ",               yes},
   {PF::cross_endian,              "CROSS_ENDIAN",              no},
   {PF::crypto_session,            "CRYPTO_SESSION",            no},
-  {PF::pagefault,                 "PAGEFAULT",                 no},
+  {PF::pagefault,                 "PAGEFAULT",                 if_configured},
   {PF::config,                    "CONFIG",                    yes},
   {PF::backend_send_fd,           "BACKEND_SEND_FD",           yes},
   {PF::host_notifier,             "HOST_NOTIFIER",             yes},
@@ -237,7 +237,7 @@ ProtocolFeatures offered_protocol_features(ProtocolFeatures configured) {
     if (spec.offer == yes || (spec.offer == if_configured && configured.has(spec.feature)))
       offered = offered.with(spec.feature);
   }
-  return offered;
+  return configured.has(PF::pagefault) ? offered.minus({PF::configure_mem_slots}) : offered;
 }
 
 ProtocolFeatures configured_features(bool inband_notifications, bool vfio_groups) {

@@ -158,6 +158,7 @@ enum class Reply : std::uint8_t {
   vring_state,   ///< always; a failure has no form
   config,        ///< always; a failure is an empty payload
   inflight,      ///< always, with a descriptor; a failure has no form
+  descriptor,    ///< always, with no payload; a failure has no form
   other,         ///< a payload or descriptor of a message not handled yet; a failure has no form
 };
 
@@ -243,7 +244,8 @@ std::string_view name_of(Payload payload);
 std::string_view name_of(FdRule rule);
 
 /// What we offer. `configured` are those of the features that are offered if configured (INBAND_NOTIFICATIONS, which
-/// QEMU accepts without implementing them; VFIO_GROUP) that are.
+/// QEMU accepts without implementing them; PAGEFAULT, in the place of CONFIGURE_MEM_SLOTS, since post-copy and memory
+/// slots exclude each other; VFIO_GROUP) that are.
 ProtocolFeatures offered_protocol_features(ProtocolFeatures configured = {});
 
 /// The features that both sides' configurations switch on.

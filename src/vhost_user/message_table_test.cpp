@@ -23,8 +23,15 @@ TEST(MessageTable, KnowsEveryMessageByNumberAndName) {
   EXPECT_EQ(name_of_request(99), "message 99");
 }
 
+/// By a port with one configuration or another.
+ProtocolFeatures all_offered() {
+  const auto all = configured_features(true, true);
+  return ProtocolFeatures(offered_protocol_features(all).bits() |
+                          offered_protocol_features(all.with(ProtocolFeature::pagefault)).bits());
+}
+
 TEST(MessageTable, OffersWhatItsMessagesNeed) {
-  const auto offered = offered_protocol_features(configured_features(true, true));
+  const auto offered = all_offered();
   for (const MessageSpec& spec : frontend_messages()) {
     if (spec.support != Support::handled) continue;
     EXPECT_TRUE(spec.needs.minus(offered).is_empty()) << spec.name;
@@ -32,7 +39,7 @@ TEST(MessageTable, OffersWhatItsMessagesNeed) {
 }
 
 TEST(MessageTable, OffersNoFeatureWhoseMessagesAreRefused) {
-  const auto offered = offered_protocol_features(configured_features(true, true));
+  const auto offered = all_offered();
   for (const MessageSpec& spec : frontend_messages()) {
     if (spec.support == Support::handled || spec.needs.is_empty()) continue;
     EXPECT_FALSE(spec.needs.minus(offered).is_empty()) << spec.name;
@@ -42,6 +49,13 @@ TEST(MessageTable, OffersNoFeatureWhoseMessagesAreRefused) {
 TEST(MessageTable, InbandNotificationsAreOfferedOnlyWhenConfigured) {
   EXPECT_FALSE(offered_protocol_features().has(ProtocolFeature::inband_notifications));
   EXPECT_TRUE(offered_protocol_features(configured_features(true, false)).has(ProtocolFeature::inband_notifications));
+}
+
+TEST(MessageTable, PostCopyIsOfferedInThePlaceOfMemorySlots) {
+  const auto usual = offered_protocol_features();
+  EXPECT_FALSE(usual.has(ProtocolFeature::pagefault));
+  EXPECT_EQ(offered_protocol_features({ProtocolFeature::pagefault}),
+            usual.with(ProtocolFeature::pagefault).minus({ProtocolFeature::configure_mem_slots}));
 }
 
 TEST(MessageTable, OurOwnExtensionIsOutsideTheStandardsRangesAndOfferedOnlyWhenConfigured) {
@@ -109,6 +123,8 @@ std::string word_of(Reply reply) {
       return "config";
     case Reply::inflight:
       return "in-flight, with a descriptor";
+    case Reply::descriptor:
+      return "a descriptor";
     case Reply::other:
       return "its own";
   }

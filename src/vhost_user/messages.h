@@ -33,6 +33,9 @@ using GetQueueNum = Bare<Request::get_queue_num>;
 using ResetDevice = Bare<Request::reset_device>;
 using GetMaxMemSlots = Bare<Request::get_max_mem_slots>;
 using GetStatus = Bare<Request::get_status>;
+using PostcopyAdvise = Bare<Request::postcopy_advise>;
+using PostcopyListen = Bare<Request::postcopy_listen>;
+using PostcopyEnd = Bare<Request::postcopy_end>;
 
 struct SetFeatures {
   static constexpr auto kRequest = Request::set_features;
@@ -58,6 +61,7 @@ struct RegionWithFile {
   OwnedFd file;
 };
 
+/// In post-copy also the acknowledgement of the table before, with no region.
 struct SetMemTable {
   static constexpr auto kRequest = Request::set_mem_table;
   std::vector<RegionWithFile> regions;
@@ -206,7 +210,7 @@ using FrontendMessage =
                  SetVringAddr, SetVringBase, GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures,
                  SetProtocolFeatures, GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig,
                  SetConfig, ResetDevice, VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus,
-                 GetInflightFd, SetInflightFd, GetVringBaseSkipDrain>;
+                 GetInflightFd, SetInflightFd, GetVringBaseSkipDrain, PostcopyAdvise, PostcopyListen, PostcopyEnd>;
 
 /// What a message is answered with. Which one is due stands in the table.
 struct Done {};
@@ -227,6 +231,15 @@ struct InflightAnswer {
   std::size_t payload_size;
   std::shared_ptr<const OwnedFd> file;  ///< goes with the reply
 };
-using Answer = std::variant<Done, U64Answer, VringBaseAnswer, ConfigAnswer, InflightAnswer>;
+/// With no payload.
+struct DescriptorAnswer {
+  std::shared_ptr<const OwnedFd> file;  ///< goes with the reply
+};
+/// The table that came, in post-copy: with our addresses of the regions in place of the front-end's.
+struct MemTableAnswer {
+  std::vector<RegionAddress> regions;
+};
+using Answer =
+    std::variant<Done, U64Answer, VringBaseAnswer, ConfigAnswer, InflightAnswer, DescriptorAnswer, MemTableAnswer>;
 
 }  // namespace causeway::vhost_user

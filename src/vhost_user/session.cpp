@@ -40,9 +40,16 @@ Session::Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions opti
       groups_(options.vfio_groups, log, [this] { return channel_for(BackendRequest::vring_vfio_group_msg); }) {}
 
 Session::~Session() {
+  // Workers must not wait for pages that nobody sends, or the port cannot stop them.
+  postcopy_.reset();
   // Nobody is there to be told.
   forget_all_offers();
   if (is_attached_) port_.detach();
+}
+
+ProtocolFeatures SessionOptions::configured() const {
+  const auto features = configured_features(inband_notifications, vfio_groups);
+  return postcopy ? features.with(ProtocolFeature::pagefault) : features;
 }
 
 Session::Verdict Session::handle(const Header& header, std::span<const std::byte> body,
@@ -63,6 +70,11 @@ Result<Answer> Session::answer(const Header& header, std::span<const std::byte> 
   CW_TRY(auto message, decode(header, body, std::move(*fds)));
   const MessageSpec& spec = *find_frontend_message(header.request);
   if (auto allowed = check_negotiated(spec); !allowed) return broken(std::move(allowed).error(), spec);
+  if (postcopy_ && postcopy_->awaits_acknowledgement() &&
+      header.request != std::to_underlying(Request::set_mem_table)) {
+    is_broken_ = true;
+    return broken({.code = Errc::peer_violation, .what = "the memory table before it is not acknowledged"}, spec);
+  }
   auto result = std::visit([this](auto& decoded) { return on(std::move(decoded)); }, message);
   if (!result) return broken(std::move(result).error(), spec);
   return result;
@@ -84,9 +96,10 @@ bool Session::wants_ack(const Header& header) const {
 
 Session::Verdict Session::accept(const Header& header, const Answer& answer) const {
   const bool is_ack = find_frontend_message(header.request)->reply == Reply::ack_if_asked;
-  if (is_ack && !wants_ack(header)) return {};
+  if (is_ack && !wants_ack(header) && !std::holds_alternative<MemTableAnswer>(answer)) return {};
   Verdict verdict{.reply = encode_reply(header.request, answer), .file = {}};
   if (const auto* inflight = std::get_if<InflightAnswer>(&answer)) verdict.file = inflight->file;
+  if (const auto* descriptor = std::get_if<DescriptorAnswer>(&answer)) verdict.file = descriptor->file;
   return verdict;
 }
 
@@ -106,6 +119,7 @@ Session::Verdict Session::refuse(const Header& header) const {
     case Reply::u64_value:
     case Reply::vring_state:
     case Reply::inflight:
+    case Reply::descriptor:
     case Reply::other:
       break;
   }

@@ -12,6 +12,7 @@
 #include "vhost_user/group_offers.h"
 #include "vhost_user/inband_queue.h"
 #include "vhost_user/port_log.h"
+#include "vhost_user/postcopy.h"
 
 #include <functional>
 #include <map>
@@ -27,7 +28,10 @@ struct SessionOptions {
   bool inband_notifications = false;
   /// Offers VFIO_GROUP: the front-end may have the VFIO groups of the port's Devices, and with them the functions.
   bool vfio_groups = false;
-  ProtocolFeatures configured() const { return configured_features(inband_notifications, vfio_groups); }
+  /// Offers PAGEFAULT, and no memory slots: the guest may come by post-copy. Only where all Devices reach its memory by
+  /// mappings of this process.
+  bool postcopy = false;
+  ProtocolFeatures configured() const;
 };
 
 /// What a front-end has said of a ring once and need not say again after a reset: the Port forgets it, we do not. QEMU,
@@ -74,6 +78,9 @@ class Session final : private port::DriverSide {
 
   ProtocolFeatures protocol_features() const { return protocol_; }
 
+  /// A descriptor of the connection's socket, of which is asked only whether the front-end is still there.
+  void set_line(OwnedFd line) { line_ = std::move(line); }
+
  private:
   Session(Loop& loop, port::Port& port, PortLog& log, SessionOptions options, std::function<void()> on_memory_lost);
 
@@ -85,6 +92,7 @@ class Session final : private port::DriverSide {
   port::Doorbell doorbell(QueueIndex queue) const override { return doorbells_.state(queue); }
   void offer_vfio_group(QueueIndex queue, const OwnedFd& group) override { groups_.offer(queue, group); }
   void withdraw_vfio_group(QueueIndex queue) override { groups_.withdraw(queue); }
+  bool is_arriving() const override { return postcopy_ != nullptr; }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
   Result<void> check_negotiated(const MessageSpec& spec) const;
@@ -123,6 +131,12 @@ class Session final : private port::DriverSide {
   Result<Answer> on(const GetInflightFd&);
   Result<Answer> on(SetInflightFd);
   Result<Answer> on(const GetVringBaseSkipDrain&);
+  // session_postcopy.cpp
+  Result<Answer> on(const PostcopyAdvise&);
+  Result<Answer> on(const PostcopyListen&);
+  Result<Answer> on(const PostcopyEnd&);
+  Result<Answer> propose_table(std::vector<memory::Region> regions);
+  Result<Answer> accept_table();
   // session_device.cpp
   Result<Answer> on(const GetConfig&);
   Result<Answer> on(const SetConfig&);
@@ -161,7 +175,9 @@ class Session final : private port::DriverSide {
   virtio::Layout layout_ = virtio::Layout::split;      // negotiated last; a reset does not end it
   std::shared_ptr<const memory::DirtyLog> dirty_log_;  // as the front-end gave it, whether it is in use or not
   std::shared_ptr<const EventFd> dirty_log_event_;
-  bool logs_all_ = false;  // VHOST_F_LOG_ALL is set
+  std::optional<OwnedFd> line_;
+  std::unique_ptr<Postcopy> postcopy_;  // while it is under way
+  bool logs_all_ = false;               // VHOST_F_LOG_ALL is set
   bool is_attached_ = false;
   bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
   bool is_broken_ = false;            // a rule was broken after which the connection must end

@@ -63,8 +63,8 @@ class DiskMigration(MigrationCase):
 
     THREADS, BLOCKS, SECONDS, MOVES = 4, 1000, 24, 2
 
-    def start_side(self, name, accelerated, properties="", of_function=()):
-        """A causewayd, and an accelerator for it; `of_function`: further keys of its port."""
+    def start_side(self, name, accelerated, properties="", of_function=(), of_port=()):
+        """A causewayd, and an accelerator for it; `of_function`, `of_port`: further keys of their ports."""
         folder = self.folder / name
         folder.mkdir()
         shared = (("shared", True),)
@@ -72,15 +72,16 @@ class DiskMigration(MigrationCase):
         if accelerated:
             devices = self.accelerate(folder, DiskPort("f0", folder / "f0.sock", f"file:{self.image}",
                                                        more=(("transport", "vfio-user"), *shared, *of_function)))
-        port = DiskPort("disk0", folder / "disk0.sock", f"file:{self.image}", more=shared, **devices)
+        port = DiskPort("disk0", folder / "disk0.sock", f"file:{self.image}", more=(*shared, *of_port), **devices)
         return Side(self.start_daemon(port, folder=folder), port.name,
                     Disk(port.socket, properties=f"page-per-vq=on{properties}"))
 
-    def start(self, first, second, properties="", of_function=()):
+    def start(self, first, second, properties="", of_function=(), of_port=()):
         self.image = self.folder / "disk.img"
         with self.image.open("wb") as file:
             file.truncate(64 * MIB)
-        self.sides = [self.start_side("a", first, properties), self.start_side("b", second, properties, of_function)]
+        self.sides = [self.start_side("a", first, properties),
+                      self.start_side("b", second, properties, of_function, of_port)]
         self.guest = self.start_guest("guest", self.sides[0].device)
         self.job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {self.SECONDS}")
 
@@ -123,6 +124,29 @@ class DiskMigration(MigrationCase):
             source.await_path("direct")
         self.move(self.guest, source, target)
         self.finish()
+
+    def go_before_memory(self):
+        """The guest runs on the other side, while most of its memory is still to come."""
+        self.start(True, False, of_port=(("postcopy", True),))
+        source, target = self.sides
+        migration = self.guest.begin_migration([target.device], bytes_per_second=CRAWL, postcopy=True)
+        source.await_path("relay")
+        migration.go_before_memory(8 * MIB)
+        refused = target.daemon.try_cli("upgrade")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("is being migrated", refused.stderr)
+        return migration
+
+    def test_before_its_memory(self):
+        answer = self.go_before_memory().complete()
+        print(f"{answer['downtime']} ms of downtime, {answer['ram']['postcopy-requests']} pages asked for,", end=" ", flush=True)
+        self.assertGreater(answer["ram"]["postcopy-requests"], 0)
+        self.finish()
+
+    def test_before_its_memory_which_never_comes(self):
+        self.go_before_memory().kill_destination()
+        daemon = self.sides[1].daemon
+        wait_for(lambda: daemon.cli_json("port", "show", "disk0")["state"] == "waiting", 30, "the daemon has noticed", daemon.program)
 
 
 class NetMigration(MigrationCase):

@@ -16,7 +16,7 @@ namespace causeway::testing {
 namespace {
 
 using port::Failback;
-using ::testing::ElementsAre;
+using ::testing::Each, ::testing::ElementsAre;
 using virtio::Feature, virtio::FeatureSet, virtio::NetFeature, virtio::QueueIndex;
 
 constexpr auto kLimit = std::chrono::seconds(30);
@@ -35,14 +35,19 @@ struct AcceleratorTest : ::testing::TestWithParam<FeatureSet> {
   }
   /// B's port: the accelerator in front of a software NIC.
   void plug_in(Failback failback = Failback::automatic, std::uint16_t pairs = 1,
-               std::optional<std::uint16_t> accelerated = std::nullopt) {
+               std::optional<std::uint16_t> accelerated = std::nullopt,
+               const std::vector<std::string>& configured = {}) {
     auto device = std::make_unique<Accelerator>(nic(pairs), "accel", accelerated);
     accel = device.get();
     std::vector<std::unique_ptr<vdpa::Device>> devices;
     devices.push_back(std::move(device));
     devices.push_back(nic(pairs));
-    port_b = value_or_die(
-        port::Port::make(loop, {.name = "b", .features_off = {}, .failback = failback}, std::move(devices)));
+    port_b = value_or_die(port::Port::make(
+        loop, {.name = "b", .features_off = {}, .failback = failback, .bindings = configured}, std::move(devices)));
+    plug_in_guest(pairs);
+  }
+  void plug_in_guest(std::uint16_t pairs) {
+    b.reset();
     FeatureSet features = GetParam();
     if (pairs > 1) features = features.with(NetFeature::mq).with(NetFeature::ctrl_vq);
     b = value_or_die(FakeGuest::plug_in(*port_b, {.features = features, .queue_pairs = pairs, .ring_size = 64}));
@@ -232,6 +237,55 @@ TEST_P(AcceleratorTest, OfFewerQueuesTakesThoseThatItHas) {
     accel->come_back();
   });
   EXPECT_THAT(bindings(), ElementsAre("accel", "accel", "soft", "soft"));
+}
+
+TEST_P(AcceleratorTest, HasThePairsThatTheConfigurationGivesIt) {
+  plug_in(Failback::automatic, 3, std::nullopt, {"soft", "accel", "soft"});
+  const auto as_configured = ElementsAre("soft", "soft", "accel", "accel", "soft", "soft");
+  EXPECT_THAT(bindings(), as_configured);
+  accel->die();
+  EXPECT_THAT(bindings(), Each("soft"));
+  accel->come_back();
+  EXPECT_THAT(bindings(), as_configured);
+  // The next guest finds it so, too; and an operator's choice counts for more.
+  plug_in_guest(3);
+  EXPECT_THAT(bindings(), as_configured);
+  ASSERT_TRUE(port_b->rebind(QueueIndex{3}, "soft"));
+  accel->die();
+  accel->come_back();
+  EXPECT_THAT(bindings(), ElementsAre("soft", "soft", "accel", "soft", "soft", "soft"));
+  stream(200);
+}
+
+TEST_P(AcceleratorTest, DoesNotBeginWithPairsThatItDoesNotHave) {
+  plug_in(Failback::automatic, 2, 2, {"soft", "accel"});
+  const auto in_software = ElementsAre("soft", "soft", "soft", "soft");
+  EXPECT_THAT(bindings(), in_software);
+  accel->die();
+  accel->come_back();
+  EXPECT_THAT(bindings(), in_software);
+  stream(200);
+}
+
+TEST_P(AcceleratorTest, BindingsOfARecordCountForMoreThanTheConfigurations) {
+  plug_in(Failback::automatic, 2);
+  ASSERT_TRUE(port_b->rebind(QueueIndex{0}, "soft"));
+  auto record = port_b->record();
+  b.reset();
+  plug_in(Failback::automatic, 2, std::nullopt, {"accel", "soft"});
+  EXPECT_THAT(bindings(), ElementsAre("accel", "accel", "soft", "soft"));
+  b.reset();
+  ASSERT_TRUE(port_b->restore(std::move(record)));
+  plug_in_guest(2);
+  EXPECT_THAT(bindings(), ElementsAre("soft", "accel", "accel", "accel"));
+}
+
+TEST_P(AcceleratorTest, BindingsNameDevicesOfThePort) {
+  std::vector<std::unique_ptr<vdpa::Device>> devices;
+  devices.push_back(nic(1));
+  const auto made = port::Port::make(loop, {.name = "b", .features_off = {}, .bindings = {"hard"}}, std::move(devices));
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().text(), "port b: it has no device 'hard'");
 }
 
 TEST_P(AcceleratorTest, LosesTheDoorbellAndTheVfioGroupBeforeTheQueue) {

@@ -307,6 +307,34 @@ TEST_P(HostileDevice, ThatReturnsWhatItWasNotGivenIsNotBelieved) {
   expect_fault("a chain that it did not have");
 }
 
+TEST_P(HostileDevice, WhatItUsedBeforeItsFaultIsTheDrivers) {
+  const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
+  ASSERT_TRUE(driver.add({}, {&buffer, 1}, 8));
+  driver.publish();
+  relay->poll();
+  ASSERT_EQ(device.take(batch, 8), 1);
+  device.use(batch[0], 1);
+  device.use(batch[1], 2);
+  device.publish();
+  relay->poll();
+  EXPECT_EQ(faults, 1U);
+  const auto used = driver.reap();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->token, 7U);
+  EXPECT_FALSE(driver.reap());
+  // Another device gets the other one, and nothing else.
+  config.start = relay->finish();
+  auto next = DeviceQueue::start(config, memory.map());
+  ASSERT_TRUE(next) << next.error().text();
+  batch.clear();
+  ASSERT_EQ(next->take(batch, 8), 1);
+  next->use(batch[0], 1);
+  next->publish();
+  const auto last = driver.reap();
+  ASSERT_TRUE(last);
+  EXPECT_EQ(last->token, 8U);
+}
+
 /// A packed ring has no index that could jump.
 struct HostileSplitDevice : HostileDevice {};
 
@@ -339,6 +367,31 @@ TEST(RelayQueue, AChainTooLongForTheDeviceIsAFault) {
   driver.publish();
   relay->poll();
   EXPECT_EQ(fault, "a chain is too long for the device");
+}
+
+/// The Device hears nothing of it, and the driver wants no call; a migration must know of the used entry all the same.
+TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
+  constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
+  GuestMemory memory;
+  const OwnedFd log = value_or_die(make_memfd("log", kLogBytes));
+  const auto bits = value_or_die(Mapping::map(log, 0, kLogBytes));
+  const auto config = memory.make_ring(4);
+  auto driver = value_or_die(DriverQueue::start(config, memory.map()));
+  driver.disarm();
+  const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
+  const auto relay = value_or_die(RelayQueue::start(
+      {.ring = config, .kick = {}, .call = {}}, memory.map(), value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)),
+      shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+      [](const Error& reason) { FAIL() << reason.what; }));
+  const auto word = GuestMemory::kBase / memory::DirtyLog::kPage / 8;
+  memory::GuestSpan::over({bits->data(), bits->size()}).put(word, std::uint8_t{0});
+  const DriverBuffer nothing{.address = memory.allocate(1), .length = 0};
+  ASSERT_TRUE(driver.add({}, {&nothing, 1}, 1));
+  driver.publish();
+  while (relay->poll() != 0) {
+  }
+  EXPECT_TRUE(driver.reap());
+  EXPECT_NE(memory::GuestSpan::over({bits->data(), bits->size()}).fetch<std::uint8_t>(word), 0);
 }
 
 }  // namespace

@@ -111,10 +111,14 @@ struct PortConfig {
   /// Devices between which queues may be rebound; the first one is used first. One that is not in Config::devices is
   /// a software Device.
   std::vector<std::string> devices;
+  /// Where each queue pair, or each request queue of a disk, begins: names among `devices`. Empty: on the first of them
+  /// that has it.
+  std::vector<std::string> bindings;
   Failback failback = Failback::automatic;
   virtio::FeatureSet features_off;  ///< never offered
   bool inband_notifications = false;
-  bool vfio_groups = false;            ///< vhost_user: the front-end may have the VFIO groups of the Devices
+  bool vfio_groups = false;  ///< vhost_user: the front-end may have the VFIO groups of the Devices
+  bool postcopy = false;     ///< vhost_user, and all Devices ours: a guest may come by post-copy; no memory slots then
   std::optional<DiskPortConfig> disk;  ///< for the device type block; what is above of network ports then means nothing
   bool operator==(const PortConfig&) const = default;
 };

@@ -72,6 +72,7 @@ mtu = 9000
 worker = "w1"
 connection = "switch:sw0"
 devices = ["a", "b"]
+bindings = ["a", "b", "b", "a"]
 failback = "manual"
 features-off = ["mrg_rxbuf", "event_idx"]
 inband-notifications = true
@@ -95,6 +96,7 @@ vfio-groups = true
       .worker = "w1",
       .connection = {Connection::Kind::to_switch, "sw0"},
       .devices = {"a", "b"},
+      .bindings = {"a", "b", "b", "a"},
       .failback = Failback::manual,
       .features_off = virtio::FeatureSet{virtio::NetFeature::mrg_rxbuf}.with(virtio::Feature::event_idx),
       .inband_notifications = true,
@@ -115,6 +117,7 @@ TEST(Config, PortDefaults) {
   EXPECT_FALSE(port.mtu.has_value());
   EXPECT_EQ(port.worker, "default");
   EXPECT_THAT(port.devices, ElementsAre("soft"));
+  EXPECT_THAT(port.bindings, SizeIs(0));
   EXPECT_EQ(port.failback, Failback::automatic);
   EXPECT_EQ(port.features_off, virtio::FeatureSet{});
 }
@@ -176,6 +179,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"devices = []", "expected an array of 1 to 8 different names"},
                     Bad{"devices = ['a', 'a']", "expected an array of 1 to 8 different names"},
                     Bad{"devices = ['a', 1]", "key 'devices' contains 1; expected an array"},
+                    Bad{"bindings = 'soft'", "key 'bindings' is \"soft\"; expected an array of 1 names of the port's"},
+                    Bad{"bindings = []", "one for each queue pair; it has 0"},
+                    Bad{"bindings = ['soft', 'soft']",
+                        "key 'bindings' is an array; expected an array of 1 names of the port's devices, one for each "
+                        "queue pair; it has 2"},
+                    Bad{"bindings = ['hard']", "one for each queue pair; \"hard\" is none"},
+                    Bad{"bindings = [1]", "key 'bindings' contains 1; expected an array of 1 names"},
                     Bad{"failback = 'never'", "key 'failback' is \"never\"; expected \"auto\" or \"manual\""},
                     Bad{"features-off = ['warp']",
                         "key 'features-off' is an array; expected an array of virtio feature names"},
@@ -185,10 +195,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Bad{"colour = 'red'", "key \"colour\" is unknown; expected one of name, socket"}));
 
 TEST(Config, APortThatIsAFunctionHasNothingOfVhostUser) {
-  for (const std::string key : {"inband-notifications", "vfio-groups"}) {
+  for (const std::string key : {"inband-notifications", "vfio-groups", "postcopy"}) {
     EXPECT_THAT(error_of(port_with("transport = 'vfio-user'\n" + key + " = true")),
                 HasSubstr("key '" + key + "' is true; expected no such key where transport is not \"vhost-user\""));
   }
+}
+
+TEST(Config, PostCopyNeedsDevicesOfTheDaemonsOwn) {
+  EXPECT_TRUE(parsed(port_with("postcopy = true")).ports.at(0).postcopy);
+  const std::string device = "[[device]]\nname='acc'\nkind='vfio-user'\nsocket='/tmp/acc.sock'\n";
+  EXPECT_THAT(
+      error_of(device + port_with("postcopy = true\ndevices = ['acc', 'soft']")),
+      HasSubstr("key 'postcopy' is true; expected no such key where device \"acc\" is none of the daemon's own"));
 }
 
 class BadConnection : public testing::TestWithParam<std::string_view> {};
@@ -232,6 +250,16 @@ TEST(Config, DevicesThatAreOtherProcesses) {
   const std::string second = "[[port]]\nname='net1'\nsocket='/tmp/1.sock'\nconnection='sink'\ndevices=['far']\n";
   EXPECT_THAT(error_of(devices + port_with("devices = ['far']") + second),
               HasSubstr("expected no \"far\", which belongs to port 'net0'"));
+}
+
+TEST(Config, ADisksBindingsAreOfItsQueues) {
+  const std::string disk = "device = 'blk'\nqueues = 3\ndevices = ['near', 'soft']\n";
+  const Config config = parsed(port_with(disk + "bindings = ['soft', 'near', 'near']", "ram:1M"));
+  EXPECT_THAT(config.ports.at(0).bindings, ElementsAre("soft", "near", "near"));
+  EXPECT_THAT(
+      error_of(port_with(disk + "bindings = ['soft', 'near']", "ram:1M")),
+      StartsWith("causeway.toml:9: port 'net0': key 'bindings' is an array; expected an array of 3 names of the "
+                 "port's devices, one for each queue; it has 2"));
 }
 
 TEST(Config, NamesAndSocketsAndMacsAreUnique) {

@@ -102,6 +102,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
                                "workers",
                                "connection",
                                "devices",
+                               "bindings",
                                "failback",
                                "features-off",
                                "read-only",
@@ -120,6 +121,7 @@ Result<DiskPortConfig> read_disk_port(const Section& section, const Config& conf
                                "bandwidth-burst",
                                "inband-notifications",
                                "vfio-groups",
+                               "postcopy",
                                "transport",
                                "ring-state"}));
   DiskPortConfig disk;

@@ -116,6 +116,21 @@ Result<std::vector<std::string>> read_devices(const Section& section, const Conf
   return std::move(*devices);
 }
 
+/// Where each queue pair or request queue begins; after all that says how many there are, and on what.
+Result<std::vector<std::string>> read_bindings(const Section& section, const PortConfig& port) {
+  const std::size_t count = port.disk ? port.disk->queues : port.queue_pairs;
+  const std::string rule = fmt::format("an array of {} names of the port's devices, one for each {}", count,
+                                       port.disk ? "queue" : "queue pair");
+  CW_TRY(auto bindings, section.texts("bindings", rule));
+  if (!bindings) return std::vector<std::string>();
+  for (const auto& name : *bindings) {
+    if (std::ranges::find(port.devices, name) != port.devices.end()) continue;
+    return section.bad("bindings", fmt::format("{}; {} is none", rule, quote(name)));
+  }
+  if (bindings->size() == count) return std::move(*bindings);
+  return section.bad("bindings", fmt::format("{}; it has {}", rule, bindings->size()));
+}
+
 Result<virtio::FeatureSet> read_features_off(const Section& section, virtio::DeviceType device) {
   constexpr std::string_view kRule = "an array of virtio feature names, such as [\"mrg_rxbuf\", \"event_idx\"]";
   CW_TRY(const auto names, section.texts("features-off", kRule));
@@ -146,15 +161,26 @@ Result<void> read_transport(const Section& section, PortConfig& port) {
   CW_TRY(port.role, read_role(section, port.role));
   CW_TRY(port.inband_notifications, section.flag("inband-notifications", false));
   CW_TRY(port.vfio_groups, section.flag("vfio-groups", false));
+  CW_TRY(port.postcopy, section.flag("postcopy", false));
   CW_TRY(port.ring_state, section.flag("ring-state", true));
   if (port.transport == Transport::vhost_user) {
     if (!section.has("ring-state")) return {};
     return section.bad("ring-state", "no such key where transport is not \"vfio-user\"");
   }
   if (port.role != Role::server) return section.bad("role", "\"server\", since its transport is \"vfio-user\"");
-  for (const auto& [key, is_set] :
-       {std::pair("inband-notifications", port.inband_notifications), std::pair("vfio-groups", port.vfio_groups)}) {
+  for (const auto& [key, is_set] : {std::pair("inband-notifications", port.inband_notifications),
+                                    std::pair("vfio-groups", port.vfio_groups), std::pair("postcopy", port.postcopy)}) {
     if (is_set) return section.bad(key, "no such key where transport is not \"vhost-user\"");
+  }
+  return {};
+}
+
+/// Pages that are still on their way stop who touches them here, but not a Device that is another process or hardware.
+Result<void> check_postcopy(const Section& section, const Config& config, const PortConfig& port) {
+  if (!port.postcopy) return {};
+  for (const auto& name : port.devices) {
+    if (std::ranges::find(config.devices, name, &DeviceConfig::name) == config.devices.end()) continue;
+    return section.bad("postcopy", fmt::format("no such key where device {} is none of the daemon's own", quote(name)));
   }
   return {};
 }
@@ -162,8 +188,8 @@ Result<void> read_transport(const Section& section, PortConfig& port) {
 /// What only a port with a network device has.
 Result<void> read_net_port(const Section& section, const Config& config, PortConfig& port) {
   CW_CHECK(section.allow_only({"name", "socket", "transport", "ring-state", "role", "device", "queue-pairs",
-                               "queue-size", "mac", "mtu", "worker", "connection", "devices", "failback",
-                               "features-off", "inband-notifications", "vfio-groups"}));
+                               "queue-size", "mac", "mtu", "worker", "connection", "devices", "bindings", "failback",
+                               "features-off", "inband-notifications", "vfio-groups", "postcopy"}));
   constexpr std::int64_t kMostPairs = 16;
   CW_TRY(const auto pairs, section.whole("queue-pairs", 1, kMostPairs));
   port.queue_pairs = static_cast<std::uint16_t>(pairs.value_or(1));
@@ -192,6 +218,8 @@ Result<PortConfig> read_port(Section section, const Config& config) {
   CW_CHECK(read_transport(section, port));
   CW_TRY(port.queue_size, read_queue_size(section, port.queue_size));
   CW_TRY(port.devices, read_devices(section, config));
+  CW_CHECK(check_postcopy(section, config, port));
+  CW_TRY(port.bindings, read_bindings(section, port));
   CW_TRY(port.failback, section.choice<Failback>("failback", Failback::automatic, kFailbacks));
   CW_TRY(port.features_off, read_features_off(section, port.device));
   return port;

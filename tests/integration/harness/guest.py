@@ -246,17 +246,17 @@ class Guest:
         """Waits until an address answers a ping."""
         wait_for(lambda: self.ping(address, count=1), limit, f"{self.name} reaches {address}", self.program)
 
-    def begin_migration(self, devices, namespace=None, address=None, bytes_per_second=1 << 33, limit=60):
+    def begin_migration(self, devices, namespace=None, address=None, bytes_per_second=1 << 33, limit=60, postcopy=False):
         """Begins to move the guest, while it runs, to another QEMU with these devices in the place of those that it has; over
-        TCP where the address of that QEMU's namespace is given."""
+        TCP where the address of that QEMU's namespace is given. `postcopy`: it may go before its memory."""
         self._migrations += 1
         self._migration = None
         destination = copy.copy(self)
         name = f"{self.name}-{self._migrations}"
         uri = f"unix:{self._folder / name}.mig" if address is None else f"tcp:{address}:{MIGRATION_PORT}"
         destination.devices = tuple(devices)
-        destination._settle_in(name, namespace, ["-incoming", uri])
-        self._migration = Migration(self, destination, uri, bytes_per_second, limit)
+        destination._settle_in(name, namespace, ["-incoming", "defer"])
+        self._migration = Migration(self, destination, uri, bytes_per_second, limit, postcopy)
         return self._migration
 
     def migrate(self, devices, namespace=None, address=None, limit=60):
@@ -326,10 +326,13 @@ class Guest:
 class Migration:
     """A guest on its way from one QEMU to another."""
 
-    def __init__(self, guest, destination, uri, bytes_per_second, limit):
+    def __init__(self, guest, destination, uri, bytes_per_second, limit, postcopy):
         self._guest = guest
         self._destination = destination
         destination.start_qemu(limit)
+        for qmp in (guest.qmp, destination.qmp):
+            qmp.execute("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": postcopy}])
+        destination.qmp.execute("migrate-incoming", uri=uri)
         guest.qmp.execute("migrate-set-parameters", **{"downtime-limit": 300, "max-bandwidth": bytes_per_second})
         guest.qmp.execute("migrate", uri=uri)
 
@@ -353,6 +356,13 @@ class Migration:
                  f"{self._guest.name} runs where it has moved", destination.program)
         self._guest.move_into(destination)
         return answer
+
+    def go_before_memory(self, bytes_per_second, limit=60):
+        """Waits until the guest runs where it goes to, while its memory still comes, no faster than that."""
+        self._guest.qmp.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": bytes_per_second})
+        self._guest.qmp.execute("migrate-start-postcopy")
+        wait_for(lambda: self.status() == "postcopy-active", limit, f"{self._guest.name} goes before its memory",
+                 self._guest.program)
 
     def cancel(self, limit=60):
         """Leaves the guest where it is."""
