@@ -243,8 +243,9 @@ class RelayQueueOn final : public RelayQueue {
     return true;
   }
 
+  /// Of several faults in one pass the first counts.
   void break_down(std::string_view what) {
-    is_broken_ = true;
+    if (std::exchange(is_broken_, true)) return;
     if (on_fault_) on_fault_({.code = Errc::peer_violation, .what = std::string(what)});
   }
 

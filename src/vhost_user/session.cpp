@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <utility>
 
 namespace causeway::vhost_user {
@@ -54,9 +55,11 @@ ProtocolFeatures SessionOptions::configured() const {
 
 Session::Verdict Session::handle(const Header& header, std::span<const std::byte> body,
                                  Result<std::vector<OwnedFd>> fds) {
+  const auto began = std::chrono::steady_clock::now();
   auto outcome = answer(header, body, std::move(fds));
   if (outcome) {
-    log::debug("port {}: {} done", port_.name(), name_of_request(header.request));
+    const auto took = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began);
+    log::debug("port {}: {} done in {:.0f} us", port_.name(), name_of_request(header.request), took.count());
     return accept(header, *outcome);
   }
   Verdict verdict = refuse(header);

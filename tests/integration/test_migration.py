@@ -32,6 +32,11 @@ class Side:
         """The path of the port's first queue, which says whether there is a log."""
         return self.daemon.cli_json("port", "show", self.port)["queues"][0]["path"]
 
+    def message_ms(self):
+        """How long the daemon has worked for QEMU's messages so far, by its log: a list of their names and milliseconds."""
+        return [(name, int(us) / 1000) for name, us in
+                re.findall(r"port \w+: (\w+) done in (\d+) us", self.daemon.program.log.read_text())]
+
     def await_path(self, path):
         """Waits until all that is started of the port has this path."""
         wait_for(lambda: self.path() == path, 30, f"{self.port} is worked by {path}", self.daemon.program)
@@ -53,8 +58,14 @@ class MigrationCase(IntegrationCase):
     def move(self, guest, source, target):
         """Moves the guest from one side to the other, which is asked before."""
         source.daemon.cli("port", "can-migrate", source.port, "--to", target.daemon.control, "--as", target.port)
+        before = [len(side.message_ms()) for side in (source, target)]
         answer = guest.migrate([target.device], target.namespace, target.address)
-        print(f"{answer['downtime']} ms of downtime,", end=" ", flush=True)
+        # The guest stands still while its rings are stopped here, and for what its new QEMU says once it has its state.
+        stops = sum(ms for name, ms in source.message_ms()[before[0]:] if name == "GET_VRING_BASE")
+        messages = target.message_ms()[before[1]:]
+        begin = next(number for number, (name, _) in enumerate(messages) if name == "SET_MEM_TABLE" or name == "ADD_MEM_REG")
+        starts = sum(ms for _, ms in messages[begin:])
+        print(f"{answer['downtime']} ms of downtime, {stops:.1f} and {starts:.1f} of it ours,", end=" ", flush=True)
         self.assertIn("written pages are logged", source.daemon.program.log.read_text())
 
 
@@ -73,7 +84,7 @@ class DiskMigration(MigrationCase):
             devices = self.accelerate(folder, DiskPort("f0", folder / "f0.sock", f"file:{self.image}",
                                                        more=(("transport", "vfio-user"), *shared, *of_function)))
         port = DiskPort("disk0", folder / "disk0.sock", f"file:{self.image}", more=(*shared, *of_port), **devices)
-        return Side(self.start_daemon(port, folder=folder), port.name,
+        return Side(self.start_daemon(port, folder=folder, log_level="debug"), port.name,
                     Disk(port.socket, properties=f"page-per-vq=on{properties}"))
 
     def start(self, first, second, properties="", of_function=(), of_port=()):
@@ -168,7 +179,7 @@ class NetMigration(MigrationCase):
                                                    more=(("transport", "vfio-user"), *of_function)), namespace)
             namespace.plug("tap1")
         port = Port("net0", folder / "net0.sock", "tap:tap0", mac=self.MAC, **devices)
-        daemon = self.start_daemon(port, folder=folder, namespace=namespace)
+        daemon = self.start_daemon(port, folder=folder, namespace=namespace, log_level="debug")
         namespace.plug("tap0")
         return Side(daemon, port.name, Nic(port.socket, self.MAC, properties=f"page-per-vq=on{properties}"), namespace, address)
 

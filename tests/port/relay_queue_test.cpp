@@ -351,22 +351,26 @@ INSTANTIATE_TEST_SUITE_P(Layouts, HostileDevice, ::testing::Values(FeatureSet(),
 
 INSTANTIATE_TEST_SUITE_P(Layouts, HostileSplitDevice, ::testing::Values(FeatureSet()));
 
-TEST(RelayQueue, AChainTooLongForTheDeviceIsAFault) {
+TEST(RelayQueue, AChainTooLongForTheDeviceIsTheOneFault) {
   GuestMemory memory;
   const auto config = memory.make_ring(4, {Feature::indirect_desc});
   auto driver = value_or_die(
       DriverQueue::start(config, memory.map(), virtio::IndirectArea(memory.allocate(virtio::indirect_bytes(4)))));
   const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
-  std::string fault;
+  std::vector<std::string> faults;
   const auto relay =
       value_or_die(RelayQueue::start({.ring = config, .kick = {}, .call = {}}, memory.map(), nullptr, shadow,
                                      {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                                     [&](const Error& reason) { fault = reason.what; }));
+                                     [&](const Error& reason) { faults.push_back(reason.what); }));
   const std::vector<DriverBuffer> parts(5, {.address = memory.allocate(1), .length = 1});
   ASSERT_TRUE(driver.add(parts, {}, 1));
   driver.publish();
+  // The driver's ring is wrong too, behind it.
+  const auto available = memory.at(config.available, virtio::kRingEntries + 2 * 4);
+  available.put(virtio::kRingEntries + 2, std::uint16_t{77});
+  available.put(virtio::kRingIndex, std::uint16_t{2});
   relay->poll();
-  EXPECT_EQ(fault, "a chain is too long for the device");
+  EXPECT_EQ(faults, std::vector<std::string>{"a chain is too long for the device"});
 }
 
 /// The Device hears nothing of it, and the driver wants no call; a migration must know of the used entry all the same.

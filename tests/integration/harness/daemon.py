@@ -61,9 +61,10 @@ class DiskPort:
                 "connection": self.connection, "queues": self.queues, "devices": list(self.devices), **dict(self.more)}
 
 
-def render_config(control, ports, polling="adaptive", cpu=None, state=None):
+def render_config(control, ports, polling="adaptive", cpu=None, state=None, log_level=None):
     """The text of a configuration file: one worker (on one processor if `cpu` says which), one switch, and the ports."""
-    sections = [("[daemon]", {"control": str(control), **({} if state is None else {"state": str(state)})}),
+    sections = [("[daemon]", {"control": str(control), **({} if state is None else {"state": str(state)}),
+                              **({} if log_level is None else {"log-level": log_level})}),
                 ("[[worker]]", {"name": WORKER, "polling": polling, **({} if cpu is None else {"cpu": cpu})}),
                 ("[[switch]]", {"name": SWITCH, "worker": WORKER})]
     for name, socket, reconnect in [remote for port in ports for remote in port.remotes]:
@@ -80,10 +81,10 @@ def render_config(control, ports, polling="adaptive", cpu=None, state=None):
 class Causewayd:
     """One daemon, with its files in `folder`."""
 
-    def __init__(self, folder, ports=(), polling="adaptive", cpu=None, state=None, namespace=None):
+    def __init__(self, folder, ports=(), polling="adaptive", cpu=None, state=None, namespace=None, log_level=None):
         self.control = Path(folder) / "control.sock"
         self.config = Path(folder) / "causewayd.toml"
-        self.config.write_text(render_config(self.control, ports, polling, cpu, state))
+        self.config.write_text(render_config(self.control, ports, polling, cpu, state, log_level))
         self.program = Program("causewayd", [program_folder() / "causewayd", "--config", self.config],
                                Path(folder) / "causewayd.log")
         if namespace is not None:
