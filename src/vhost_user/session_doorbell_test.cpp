@@ -4,6 +4,8 @@
 namespace causeway::vhost_user::testing {
 namespace {
 
+constexpr milliseconds kLimit(30'000);
+
 class ADoorbell : public ChannelTest {
  protected:
   void SetUp() override {
@@ -136,11 +138,11 @@ TEST_F(ADoorbell, IsOfferedAgainWhenRefused) {
   begin();
   start_ring(0);
   for (int i = 0; i < 3; ++i) {
-    expect_offer(milliseconds(500));
+    expect_offer(kLimit);
     answer(1);
     EXPECT_EQ(state(), port::Doorbell::refused);
   }
-  expect_offer(milliseconds(500));
+  expect_offer(kLimit);
   answer(0);
   EXPECT_EQ(state(), port::Doorbell::accepted);
 }

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 import unittest
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.case import IntegrationCase
 from harness.daemon import Causewayd, DiskPort, Port
@@ -15,6 +17,7 @@ from harness.transfer import ENDLESS, Transfer
 MIB = 1 << 20
 CRAWL = 2 * MIB  # bytes per second: a migration that does not end before it is ended
 PING_MS = 10
+ANNOUNCEMENTS = Path(__file__).parent / "harness/announcements.py"
 NOT_PACKED = (("features-off", ["ring_packed"]),)
 
 
@@ -67,6 +70,16 @@ class MigrationCase(IntegrationCase):
         starts = sum(ms for _, ms in messages[begin:])
         print(f"{answer['downtime']} ms of downtime, {stops:.1f} and {starts:.1f} of it ours,", end=" ", flush=True)
         self.assertIn("written pages are logged", source.daemon.program.log.read_text())
+
+    def begin_and_end(self, guest, source, target, end):
+        """A migration that comes to nothing: the guest goes on where it is. `end`: a function of Migration's."""
+        migration = guest.begin_migration([target.device], target.namespace, target.address, bytes_per_second=CRAWL)
+        source.await_path("relay")
+        refused = source.daemon.try_cli("upgrade")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("is being migrated", refused.stderr)
+        getattr(migration, end)()
+        source.await_path("direct")
 
 
 class DiskMigration(MigrationCase):
@@ -126,13 +139,7 @@ class DiskMigration(MigrationCase):
         self.start(True, False)
         source, target = self.sides
         for end in ("cancel", "fail"):
-            migration = self.guest.begin_migration([target.device], bytes_per_second=CRAWL)
-            source.await_path("relay")
-            refused = source.daemon.try_cli("upgrade")
-            self.assertNotEqual(refused.returncode, 0)
-            self.assertIn("is being migrated", refused.stderr)
-            getattr(migration, end)()
-            source.await_path("direct")
+            self.begin_and_end(self.guest, source, target, end)
         self.move(self.guest, source, target)
         self.finish()
 
@@ -208,13 +215,21 @@ class NetMigration(MigrationCase):
         self.await_progress()
         for number in (1, 2):
             source, target = self.sides[(number + 1) % 2], self.sides[number % 2]
+            heard = self.peer.spawn(f"{sys.executable} {ANNOUNCEMENTS} br0 {self.MAC}")
             self.move(self.guest, source, target)
+            wait_for(heard.output, 30, "the guest makes itself known where it has come", target.daemon.program)
+            heard.kill()
             self.assertEqual(target.path(), path if number % 2 else "direct")
             self.await_progress()
+        gap = self.longest_gap_ms(pings.interrupt())
+        print(f"{self.end(stream).mib} MiB, {gap} ms without a ping answered, announced by {heard.output().split()[0]}", end=" ",
+              flush=True)
+
+    def end(self, stream):
+        """Ends the stream, which has not ended by itself; what came over it, every byte right."""
         self.assertFalse(stream.is_done(), "the stream has ended before it was told to")
         stream.stop()
-        outcome = stream.finish()
-        print(f"{outcome.mib} MiB, {self.longest_gap_ms(pings.interrupt())} ms without a ping answered", end=" ", flush=True)
+        return stream.finish()
 
     def longest_gap_ms(self, output):
         """Between answers, to the length of an interval."""
@@ -233,6 +248,18 @@ class NetMigration(MigrationCase):
 
     def test_accelerator_to_one_of_another_ring_layout(self):
         self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
+
+    def test_cancelled_then_failed_then_done(self):
+        self.start(True, False)
+        source, target = self.sides
+        stream = Transfer(self.guest, self.GUEST, self.peer, times=ENDLESS)
+        self.await_progress()
+        for end in ("cancel", "fail"):
+            self.begin_and_end(self.guest, source, target, end)
+            self.await_progress()
+        self.move(self.guest, source, target)
+        self.await_progress()
+        self.end(stream)
 
 
 if __name__ == "__main__":
