@@ -75,7 +75,6 @@ Result<Answer> Session::answer(const Header& header, std::span<const std::byte> 
   if (auto allowed = check_negotiated(spec); !allowed) return broken(std::move(allowed).error(), spec);
   if (postcopy_ && postcopy_->awaits_acknowledgement() &&
       header.request != std::to_underlying(Request::set_mem_table)) {
-    is_broken_ = true;
     return broken({.code = Errc::peer_violation, .what = "the memory table before it is not acknowledged"}, spec);
   }
   auto result = std::visit([this](auto& decoded) { return on(std::move(decoded)); }, message);
@@ -98,8 +97,8 @@ bool Session::wants_ack(const Header& header) const {
 }
 
 Session::Verdict Session::accept(const Header& header, const Answer& answer) const {
-  const bool is_ack = find_frontend_message(header.request)->reply == Reply::ack_if_asked;
-  if (is_ack && !wants_ack(header) && !std::holds_alternative<MemTableAnswer>(answer)) return {};
+  const bool may_go_unanswered = find_frontend_message(header.request)->reply == Reply::ack_if_asked;
+  if (may_go_unanswered && std::holds_alternative<Done>(answer) && !wants_ack(header)) return {};
   Verdict verdict{.reply = encode_reply(header.request, answer), .file = {}};
   if (const auto* inflight = std::get_if<InflightAnswer>(&answer)) verdict.file = inflight->file;
   if (const auto* descriptor = std::get_if<DescriptorAnswer>(&answer)) verdict.file = descriptor->file;
@@ -107,7 +106,7 @@ Session::Verdict Session::accept(const Header& header, const Answer& answer) con
 }
 
 Session::Verdict Session::refuse(const Header& header) const {
-  if (is_broken_) return {.reply = {}, .file = {}, .go_on = false};
+  if (is_broken_ || is_within_table_exchange(header)) return {.reply = {}, .file = {}, .go_on = false};
   const MessageSpec* spec = find_frontend_message(header.request);
   Reply reply = spec != nullptr ? spec->reply : Reply::ack_if_asked;
   if (reply == Reply::u64_status && !spec->needs.minus(protocol_).is_empty()) reply = Reply::ack_if_asked;

@@ -137,6 +137,7 @@ class Session final : private port::DriverSide {
   Result<Answer> on(const PostcopyEnd&);
   Result<Answer> propose_table(std::vector<memory::Region> regions);
   Result<Answer> accept_table();
+  bool is_within_table_exchange(const Header& header) const;
   // session_device.cpp
   Result<Answer> on(const GetConfig&);
   Result<Answer> on(const SetConfig&);

@@ -18,24 +18,16 @@ Result<memory::Region> map_region(RegionWithFile region) {
 
 Result<Answer> Session::on(SetMemTable message) {
   if (postcopy_ && postcopy_->awaits_acknowledgement()) {
-    is_broken_ = true;  // unless all goes well: there is no way to say no any more
     if (!message.regions.empty()) return fail(Errc::peer_violation, "the one before it is not acknowledged");
-    auto accepted = accept_table();
-    is_broken_ = !accepted.has_value();
-    return accepted;
+    return accept_table();
   }
-  const bool is_proposal = postcopy_ && postcopy_->listens();
-  is_broken_ = is_broken_ || is_proposal;  // as above
   std::vector<memory::Region> regions;
   regions.reserve(message.regions.size());
   for (RegionWithFile& region : message.regions) {
     CW_TRY(auto mapped, map_region(std::move(region)));
     regions.push_back(std::move(mapped));
   }
-  if (is_proposal) {
-    is_broken_ = false;
-    return propose_table(std::move(regions));
-  }
+  if (postcopy_ && postcopy_->listens()) return propose_table(std::move(regions));
   CW_CHECK(port_.set_memory(std::move(regions)));
   return Done{};
 }

@@ -40,6 +40,13 @@ Result<Answer> Session::propose_table(std::vector<memory::Region> regions) {
   return answer;
 }
 
+/// A refusal has no form there: the front-end waits for the table, or for nothing.
+bool Session::is_within_table_exchange(const Header& header) const {
+  if (!postcopy_) return false;
+  const bool is_table = header.request == std::to_underlying(Request::set_mem_table);
+  return postcopy_->awaits_acknowledgement() || (postcopy_->listens() && is_table);
+}
+
 Result<Answer> Session::accept_table() {
   CW_TRY(auto regions, postcopy_->take_table());
   CW_CHECK(port_.set_memory(std::move(regions)));

@@ -152,6 +152,14 @@ TEST_F(PostCopy, NothingMayComeBeforeTheAcknowledgement) {
   EXPECT_FALSE(is_connected());
 }
 
+TEST_F(PostCopy, NorWhatMakesNoSense) {
+  advise();
+  EXPECT_EQ(ask(Request::postcopy_listen), 0U);
+  ASSERT_TRUE(propose());
+  exchange(Request::set_vring_num, Bytes(3));
+  EXPECT_FALSE(is_connected());
+}
+
 TEST_F(PostCopy, AnAcknowledgementThatIsATableEndsTheConnection) {
   advise();
   EXPECT_EQ(ask(Request::postcopy_listen), 0U);

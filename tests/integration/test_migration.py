@@ -82,10 +82,46 @@ class MigrationCase(IntegrationCase):
         source.await_path("direct")
 
 
-class DiskMigration(MigrationCase):
+class Migrations:
+    """The tests of one kind of device. `start(first, second, properties, of_function)` has a guest work on the first of two sides, each
+    with an accelerator or not; `await_progress` waits until more has been done; `finish` ends the work, all of which must be right."""
+
+    def assert_migrates(self, first, second, properties="", path="direct", of_function=()):
+        """There and back, under load; `path`: of the second side."""
+        self.start(first, second, properties, of_function)
+        for source, target, wanted in ((*self.sides, path), (*self.sides[::-1], "direct")):
+            self.move(self.guest, source, target)
+            self.assertEqual(target.path(), wanted)
+            self.await_progress()
+        self.finish()
+
+    def test_software_to_software(self):
+        self.assert_migrates(False, False)
+
+    def test_software_to_accelerator(self):
+        self.assert_migrates(False, True)
+
+    def test_accelerator_to_accelerator_packed(self):
+        self.assert_migrates(True, True, ",packed=on")
+
+    def test_accelerator_to_one_of_another_ring_layout(self):
+        self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
+
+    def test_cancelled_then_failed_then_done(self):
+        self.start(True, False)
+        source, target = self.sides
+        for end in ("cancel", "fail"):
+            self.begin_and_end(self.guest, source, target, end)
+            self.await_progress()
+        self.move(self.guest, source, target)
+        self.await_progress()
+        self.finish()
+
+
+class DiskMigration(Migrations, MigrationCase):
     """The disk is one image that both hosts have; see tests/guest/blk_check.cpp for what the guest proves of it."""
 
-    THREADS, BLOCKS, SECONDS, MOVES = 4, 1000, 24, 2
+    THREADS, BLOCKS, SECONDS = 4, 1000, 24
 
     def start_side(self, name, accelerated, properties="", of_function=(), of_port=()):
         """A causewayd, and an accelerator for it; `of_function`, `of_port`: further keys of their ports."""
@@ -109,39 +145,13 @@ class DiskMigration(MigrationCase):
         self.guest = self.start_guest("guest", self.sides[0].device)
         self.job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {self.SECONDS}")
 
+    def await_progress(self):
+        """Nothing: what stands still makes the job fail."""
+
     def finish(self):
         report = json.loads(self.job.wait(120).splitlines()[-1])
         print(f"{report['writes']} writes, longest request {report['longest_ms']} ms", end=" ", flush=True)
         self.assertEqual(report["errors"], 0)
-
-    def assert_migrates(self, first, second, properties="", path="direct", of_function=()):
-        """There and back, under load; `path`: of the second side."""
-        self.start(first, second, properties, of_function)
-        for number in range(1, self.MOVES + 1):
-            source, target = self.sides[(number + 1) % 2], self.sides[number % 2]
-            self.move(self.guest, source, target)
-            self.assertEqual(target.path(), path if number % 2 else "direct")
-        self.finish()
-
-    def test_software_to_software(self):
-        self.assert_migrates(False, False)
-
-    def test_software_to_accelerator(self):
-        self.assert_migrates(False, True)
-
-    def test_accelerator_to_accelerator_packed(self):
-        self.assert_migrates(True, True, ",packed=on")
-
-    def test_accelerator_to_one_of_another_ring_layout(self):
-        self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
-
-    def test_cancelled_then_failed_then_done(self):
-        self.start(True, False)
-        source, target = self.sides
-        for end in ("cancel", "fail"):
-            self.begin_and_end(self.guest, source, target, end)
-        self.move(self.guest, source, target)
-        self.finish()
 
     def go_before_memory(self):
         """The guest runs on the other side, while most of its memory is still to come."""
@@ -167,7 +177,7 @@ class DiskMigration(MigrationCase):
         wait_for(lambda: daemon.cli_json("port", "show", "disk0")["state"] == "waiting", 30, "the daemon has noticed", daemon.program)
 
 
-class NetMigration(MigrationCase):
+class NetMigration(Migrations, MigrationCase):
     """Two hosts and a third machine on one network: bridges of three network namespaces, one guest on one of the hosts."""
 
     GUEST, MAC, LAN = "10.0.3.10", "52:54:00:00:03:01", "10.0.3.3"
@@ -199,6 +209,9 @@ class NetMigration(MigrationCase):
         self.guest.await_ping(self.LAN)
         self.peer = Host(self.lan, self.folder / "lan")
         self.addCleanup(self.peer.kill)
+        self.stream = Transfer(self.guest, self.GUEST, self.peer, times=ENDLESS)
+        self.pings = self.peer.spawn(f"/usr/bin/ping -i {PING_MS / 1000} {self.GUEST}")
+        self.await_progress()
 
     def await_progress(self):
         """Waits until clearly more has come from the guest than had."""
@@ -207,59 +220,24 @@ class NetMigration(MigrationCase):
         before = received()
         wait_for(lambda: received() >= before + 4 * MIB, 60, "the stream goes on")
 
-    def assert_migrates(self, first, second, properties="", path="direct", of_function=()):
-        """There and back, under a checksummed stream and a train of pings; `path`: of the second side."""
-        self.start(first, second, properties, of_function)
-        stream = Transfer(self.guest, self.GUEST, self.peer, times=ENDLESS)
-        pings = self.peer.spawn(f"/usr/bin/ping -i {PING_MS / 1000} {self.GUEST}")
-        self.await_progress()
-        for number in (1, 2):
-            source, target = self.sides[(number + 1) % 2], self.sides[number % 2]
-            heard = self.peer.spawn(f"{sys.executable} {ANNOUNCEMENTS} br0 {self.MAC}")
-            self.move(self.guest, source, target)
-            wait_for(heard.output, 30, "the guest makes itself known where it has come", target.daemon.program)
-            heard.kill()
-            self.assertEqual(target.path(), path if number % 2 else "direct")
-            self.await_progress()
-        gap = self.longest_gap_ms(pings.interrupt())
-        print(f"{self.end(stream).mib} MiB, {gap} ms without a ping answered, announced by {heard.output().split()[0]}", end=" ",
-              flush=True)
+    def move(self, guest, source, target):
+        heard = self.peer.spawn(f"{sys.executable} {ANNOUNCEMENTS} br0 {self.MAC}")
+        super().move(guest, source, target)
+        wait_for(heard.output, 30, "the guest makes itself known where it has come", target.daemon.program)
+        heard.kill()
+        print(f"announced by {heard.output().split()[0]},", end=" ", flush=True)
 
-    def end(self, stream):
-        """Ends the stream, which has not ended by itself; what came over it, every byte right."""
-        self.assertFalse(stream.is_done(), "the stream has ended before it was told to")
-        stream.stop()
-        return stream.finish()
+    def finish(self):
+        gap = self.longest_gap_ms(self.pings.interrupt())
+        self.assertFalse(self.stream.is_done(), "the stream has ended before it was told to")
+        self.stream.stop()
+        print(f"{self.stream.finish().mib} MiB, {gap} ms without a ping answered", end=" ", flush=True)
 
     def longest_gap_ms(self, output):
         """Between answers, to the length of an interval."""
         answered = sorted({int(number) for number in re.findall(r"icmp_seq=(\d+)", output)})
         self.assertGreater(len(answered), 10, output)
         return PING_MS * max(b - a for a, b in zip(answered, answered[1:]))
-
-    def test_software_to_software(self):
-        self.assert_migrates(False, False)
-
-    def test_software_to_accelerator(self):
-        self.assert_migrates(False, True)
-
-    def test_accelerator_to_accelerator_packed(self):
-        self.assert_migrates(True, True, ",packed=on")
-
-    def test_accelerator_to_one_of_another_ring_layout(self):
-        self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
-
-    def test_cancelled_then_failed_then_done(self):
-        self.start(True, False)
-        source, target = self.sides
-        stream = Transfer(self.guest, self.GUEST, self.peer, times=ENDLESS)
-        self.await_progress()
-        for end in ("cancel", "fail"):
-            self.begin_and_end(self.guest, source, target, end)
-            self.await_progress()
-        self.move(self.guest, source, target)
-        self.await_progress()
-        self.end(stream)
 
 
 if __name__ == "__main__":
