@@ -58,7 +58,9 @@ class World {
     }
     const std::uint64_t token = next_token_;
     memory_.at(at, kBuffer).put(0, token);
-    memory_.at(memory::Iova(at.value() + std::uint64_t{readable} * kBuffer), 1).put(0, std::uint8_t{0});
+    // Behind a chain that is read only lies the next one's buffer.
+    if (writable != 0)
+      memory_.at(memory::Iova(at.value() + std::uint64_t{readable} * kBuffer), 1).put(0, std::uint8_t{0});
     const std::span<const DriverBuffer> all(parts);
     if (!driver_.add(all.first(readable), all.subspan(readable), token)) return false;
     free_.pop_front();
