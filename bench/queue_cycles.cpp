@@ -127,7 +127,7 @@ double measure_relay(virtio::FeatureSet features, bool writable, bool logs) {
   const auto log_file = value_or_die(make_memfd("log", bytes));
   const auto log = logs ? value_or_die(memory::DirtyLog::map(log_file, 0, bytes)) : nullptr;
   const auto relay = value_or_die(
-      port::RelayQueue::start(side.setup(), side.memory.map(), log, shadow,
+      port::RelayQueue::start(side.setup(), port::RelayMaps::untranslated(side.memory.map()), log, shadow,
                               {.event = value_or_die(KickFd::make()), .doorbell = nullptr, .queue = {}}, nullptr));
   virtio::ChainBatch batch;
   constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();

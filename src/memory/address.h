@@ -32,6 +32,22 @@ using Iova = Address<struct IovaTag>;  ///< what the driver writes into descript
 using FrontendVa =
     Address<struct FrontendVaTag>;  ///< the front-end's own mapping of guest memory ("userspace address")
 
+/// What may be done with memory, or is to be done. Numbers as in linux/vhost_types.h (VHOST_ACCESS_*).
+enum class Access : std::uint8_t { none = 0, read = 1, write = 2, read_write = 3 };
+constexpr bool allows(Access granted, Access wanted) {
+  return (static_cast<std::uint8_t>(wanted) & ~static_cast<std::uint8_t>(granted)) == 0;
+}
+
+/// A run of the driver's addresses. `size` is above 0, and the run does not wrap.
+struct IovaRange {
+  Iova first;
+  std::uint64_t size;  ///< bytes
+  constexpr std::uint64_t last() const { return first.value() + (size - 1); }
+  constexpr bool overlaps(const IovaRange& other) const {
+    return first.value() <= other.last() && other.first.value() <= last();
+  }
+};
+
 /// Without an IOMMU before the device, an IOVA is the guest-physical address.
 constexpr Iova untranslated(Gpa gpa) {
   return Iova(gpa.value());

@@ -53,7 +53,8 @@ MemoryMap::MemoryMap(std::vector<Region> regions) : regions_(std::move(regions))
   for (const Region& region : regions_) {
     entries_.push_back({.first = region.iova.value(),
                         .last = region.iova.value() + (region.size - 1),
-                        .host = region.mapping->data()});
+                        .host = region.mapping->data(),
+                        .access = Access::read_write});
   }
 }
 
@@ -94,9 +95,9 @@ const MemoryMap::Entry* MemoryMap::find(std::uint64_t iova) const {
   return iova <= entry.last ? &entry : nullptr;
 }
 
-std::optional<GuestSpan> MemoryMap::translate(Iova iova, std::uint64_t size) const {
+std::optional<GuestSpan> MemoryMap::translate(Iova iova, std::uint64_t size, Access access) const {
   const Entry* entry = find(iova.value());
-  if (entry == nullptr || size == 0) return std::nullopt;
+  if (entry == nullptr || size == 0 || !allows(entry->access, access)) return std::nullopt;
   const std::uint64_t offset = iova.value() - entry->first;
   std::uint64_t reach = entry->last - iova.value() + 1;
   // SAFETY of going on into the next region: only where it continues the same run of host addresses.
@@ -104,7 +105,9 @@ std::optional<GuestSpan> MemoryMap::translate(Iova iova, std::uint64_t size) con
   for (const Entry* next = entry + 1; reach < size && next != end; ++next) {
     const Entry& before = *(next - 1);
     const std::uint64_t length = before.last - before.first + 1;
-    if (next->first != before.last + 1 || next->host != before.host + length) return std::nullopt;
+    if (next->first != before.last + 1 || next->host != before.host + length || !allows(next->access, access)) {
+      return std::nullopt;
+    }
     reach += next->last - next->first + 1;
   }
   if (reach < size) return std::nullopt;
@@ -119,7 +122,25 @@ std::optional<Iova> MemoryMap::iova_of(FrontendVa address) const {
   return std::nullopt;
 }
 
+bool MemoryMap::list_missing(Iova iova, std::uint64_t size, Access access, std::vector<Miss>& misses) const {
+  const std::uint64_t end = iova.value() + (size - 1);
+  for (std::uint64_t at = iova.value(); size != 0 && at <= end;) {
+    std::uint64_t last = at | (kIommuPage - 1);
+    if (const Entry* entry = find(at)) {
+      if (!allows(entry->access, access)) return false;
+      last = entry->last;
+    } else if (const Miss miss{.at = Iova(at & ~(kIommuPage - 1)), .access = access};
+               misses.size() < kMaxMisses && std::ranges::find(misses, miss) == misses.end()) {
+      misses.push_back(miss);
+    }
+    if (last >= end || misses.size() == kMaxMisses) break;
+    at = last + 1;
+  }
+  return true;
+}
+
 bool MemoryMap::is_lost() const {
+  if (memory_) return memory_->is_lost();
   return std::ranges::any_of(regions_, [](const Region& region) { return region.mapping->is_lost(); });
 }
 

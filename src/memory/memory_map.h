@@ -39,18 +39,35 @@ struct Region {
   std::string text() const;
 };
 
-/// A set of regions that overlap nowhere. Immutable: a change makes a new map. Thread: any.
+/// An address that was needed, and that the IOMMU's owner must be asked for. Value type.
+struct Miss {
+  Iova at;        ///< the page of it
+  Access access;  ///< what was to be done there
+  bool operator==(const Miss&) const = default;
+};
+
+/// A set of regions that overlap nowhere; or, behind an IOMMU, what is known of it (memory/iotlb.h). Immutable: a
+/// change makes a new map. Thread: any.
 class MemoryMap {
  public:
   static std::shared_ptr<const MemoryMap> empty();
   /// Errc::peer_violation when two regions overlap in IOVA or in front-end addresses; the text names both.
   static Result<std::shared_ptr<const MemoryMap>> make(std::vector<Region> regions);
 
+  /// Empty where it is translated.
   const std::vector<Region>& regions() const { return regions_; }
+  /// Addresses are those before an IOMMU: one that is not in the map may be known later.
+  bool is_translated() const { return memory_ != nullptr; }
   /// The same regions, each the map's own where it has one like that, so that what uses that goes on.
   std::vector<Region> with_known(std::vector<Region> regions) const;
   /// The `size` bytes at `iova`, when they lie in one region (or in regions that are neighbours in our mapping too).
-  std::optional<GuestSpan> translate(Iova iova, std::uint64_t size) const;
+  std::optional<GuestSpan> translate(Iova iova, std::uint64_t size, Access access = Access::read) const;
+  /// Of a map that is translated: appends what of `size` bytes at `iova` is not in it, page by page, up to kMaxMisses
+  /// in all and none twice. False: something of it is, but must not be used so.
+  bool list_missing(Iova iova, std::uint64_t size, Access access, std::vector<Miss>& misses) const;
+  static constexpr std::size_t kMaxMisses = 128;
+  /// What an IOMMU translates at once, and is asked for at once.
+  static constexpr std::uint64_t kIommuPage = 4096;
   /// The driver's address of a front-end address; nothing when no region holds it.
   std::optional<Iova> iova_of(FrontendVa address) const;
   /// True once one of the files was truncated under us.
@@ -58,16 +75,21 @@ class MemoryMap {
 
  private:
   friend class Translator;
+  friend class Iotlb;
   struct Entry {
     std::uint64_t first;
     std::uint64_t last;  // inclusive: a region may end at the top of the address space
     std::byte* host;
+    Access access;
   };
   explicit MemoryMap(std::vector<Region> regions);
+  MemoryMap(std::vector<Entry> entries, std::shared_ptr<const MemoryMap> memory)
+      : entries_(std::move(entries)), memory_(std::move(memory)) {}
   const Entry* find(std::uint64_t iova) const;
 
-  std::vector<Region> regions_;  // in order of IOVA
-  std::vector<Entry> entries_;   // the same, for the search
+  std::vector<Region> regions_;              // in order of IOVA
+  std::vector<Entry> entries_;               // the same, for the search
+  std::shared_ptr<const MemoryMap> memory_;  // behind the IOMMU, where there is one
 };
 
 /// Translates for one queue, with the region of the last hit kept at hand. Not shared between threads. Cost of a hit:
@@ -77,16 +99,16 @@ class Translator {
   explicit Translator(std::shared_ptr<const MemoryMap> map) : map_(std::move(map)) {}
 
   /// Appends the pieces of host memory behind `size` bytes at `iova`, through `add(GuestSpan)`; false when a byte of it
-  /// is in no region (then some pieces may have been added).
+  /// is in no region, or must not be used so (then some pieces may have been added).
   template <class Add>
-  bool translate(std::uint64_t iova, std::uint64_t size, Add&& add) {
+  bool translate(std::uint64_t iova, std::uint64_t size, Access access, Add&& add) {
     // One subtraction covers both "too low" and "too high", since what lies below wraps to a huge offset.
     const std::uint64_t offset = iova - hit_.first;
     if (offset < hit_size_ && size <= hit_size_ - offset) [[likely]] {
       add(GuestSpan(hit_.host + offset, size));
       return true;
     }
-    return translate_slowly(iova, size, add);
+    return translate_slowly(iova, size, access, add);
   }
 
   /// The bytes in one piece, when they lie in the region of the last hit.
@@ -111,12 +133,15 @@ class Translator {
  private:
   std::optional<Iova> iova_of_slowly(const GuestSpan& piece);
   template <class Add>
-  bool translate_slowly(std::uint64_t iova, std::uint64_t size, Add& add) {
+  bool translate_slowly(std::uint64_t iova, std::uint64_t size, Access access, Add& add) {
     while (size != 0) {
       const MemoryMap::Entry* entry = map_->find(iova);
-      if (entry == nullptr) return false;
-      hit_ = *entry;
-      hit_size_ = entry->last - entry->first + 1;
+      if (entry == nullptr || !allows(entry->access, access)) return false;
+      // Behind an IOMMU each entry has its own access, which a hit is not asked for.
+      if (!map_->is_translated()) {
+        hit_ = *entry;
+        hit_size_ = entry->last - entry->first + 1;
+      }
       const std::uint64_t here = std::min(size, entry->last - iova + 1);
       add(GuestSpan(entry->host + (iova - entry->first), here));
       size -= here;
@@ -127,7 +152,7 @@ class Translator {
   }
 
   std::shared_ptr<const MemoryMap> map_;
-  MemoryMap::Entry hit_{.first = 0, .last = 0, .host = nullptr};
+  MemoryMap::Entry hit_{.first = 0, .last = 0, .host = nullptr, .access = Access::none};
   std::uint64_t hit_size_ = 0;
 };
 

@@ -61,7 +61,7 @@ RC_GTEST_PROP(Translator, FindsTheSameBytesAsAReadOfTheRegions, ()) {
   static Translator translator(memory.map());
   std::uint64_t covered = 0;
   std::uint64_t at = offset;
-  const bool inside = translator.translate(GuestMemory::kBase + offset, size, [&](GuestSpan piece) {
+  const bool inside = translator.translate(GuestMemory::kBase + offset, size, Access::read, [&](GuestSpan piece) {
     // Each piece is what its own region says of these addresses.
     const auto expected = memory.map()->translate(Iova(GuestMemory::kBase + at), piece.size());
     const bool same = piece.size() == 0 || (expected && piece.to_iovec().iov_base == expected->to_iovec().iov_base);

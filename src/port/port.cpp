@@ -50,7 +50,7 @@ Result<std::unique_ptr<Port>> Port::make(Loop& loop, PortConfig config,
 }
 
 Port::Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Device>> devices)
-    : loop_(loop), config_(std::move(config)), memory_(memory::MemoryMap::empty()) {
+    : loop_(loop), config_(std::move(config)), memory_(memory::MemoryMap::empty()), translated_(iotlb_.map(memory_)) {
   for (auto& device : devices) {
     auto observer = std::make_unique<Observer>(*this, slots_.size());
     device->set_observer(observer.get());
@@ -99,6 +99,7 @@ void Port::detach() {
   mtu_.reset();
   unmap_everywhere(memory_->regions());
   memory_ = memory::MemoryMap::empty();
+  forget_translations();
   for (Slot& slot : slots_) slot.memory.clear();
   side_ = nullptr;
 }
@@ -266,12 +267,18 @@ PortReport Port::report() const {
                     .memory_regions = memory_->regions().size(),
                     .memory_bytes = 0,
                     .rebinds = rebinds_,
+                    .translation = {},
                     .differences = differences_,
                     .devices = {},
                     .unusable = {},
                     .uncounted = {},
                     .queues = {}};
   for (const memory::Region& region : memory_->regions()) report.memory_bytes += region.size;
+  if (is_translated()) {
+    report.translation = translation_counts_;
+    report.translation->entries = iotlb_.size();
+    report.translation->unanswered = asked_.size();
+  }
   for (const Slot& slot : slots_) {
     const std::string& device = slot.device->info().name;
     report.devices.push_back(device);
@@ -289,6 +296,7 @@ PortReport Port::report() const {
                              .started = queue.started,
                              .enabled = queue.enabled,
                              .failed = queue.failed,
+                             .waits = queue.waits,
                              .device = device.info().name,
                              .device_queue = number(queue.bound.queue),
                              .path = path_of(queue),

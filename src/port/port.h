@@ -8,6 +8,7 @@
 #include "base/parcel.h"
 #include "base/result.h"
 #include "base/worker.h"
+#include "memory/iotlb.h"
 #include "memory/memory_map.h"
 #include "port/control_queue.h"
 #include "port/driver_side.h"
@@ -22,9 +23,11 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace causeway::port {
@@ -124,6 +127,16 @@ class Port {
   Result<void> add_memory(memory::Region region);
   Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
   const memory::MemoryMap& memory() const { return *memory_; }
+
+  /// The driver's addresses, those of rings included, lie before an IOMMU: queues are relayed, and those wait of which
+  /// an address is not known.
+  bool is_translated() const;
+  /// What the driver side says of some of them, asked or not. Errc::peer_violation: nothing is translated, or it leads
+  /// to no memory of the guest's.
+  Result<void> update_translation(const memory::Translation& translation);
+  /// It is no longer so. After return nothing of the guest's is accessed by what was known of the range, and no Device
+  /// has buffers there: queues that it concerns stop, and wait until it is known again.
+  Result<void> invalidate_translations(const memory::IovaRange& range);
 
   /// Whether writes to guest memory can be logged.
   bool can_log() const { return config_.relay_worker != nullptr; }
@@ -232,12 +245,14 @@ class Port {
     bool started = false;
     bool enabled = false;
     bool failed = false;
+    bool waits = false;                          ///< started, but on no Device before its ring's addresses are known
     bool has_offered_doorbell = false;           ///< to the driver side
     bool has_offered_vfio_group = false;         ///< to the driver side
     std::optional<virtio::InflightRegion> kept;  ///< our own, where the driver side keeps none
     bool resumes = false;                        ///< `kept` says where: it was written for this very ring
     bool is_as_before = false;                   ///< the former driver's ring, which a Device may know too
     std::uint32_t run_again = 0;
+    bool runs() const { return started && !failed && !waits; }
   };
 
   Port(Loop& loop, PortConfig config, std::vector<std::unique_ptr<vdpa::Device>> devices);
@@ -296,6 +311,17 @@ class Port {
   Result<memory::Iova> shadow_place(const Binding& to) const;
   Result<QueueState> stop_relay(Queue& state, vdpa::StopMode mode);
   void replace_relay_maps();
+  // port_translation.cpp: behind an IOMMU
+  const std::shared_ptr<const memory::MemoryMap>& ring_map() const { return is_translated() ? translated_ : memory_; }
+  RelayMaps relay_maps() const { return {.driver = ring_map(), .device = memory_}; }
+  Result<bool> awaits_ring(QueueIndex queue, const Queue& state);
+  void ask(std::span<const memory::Miss> misses);
+  void watch_answers();
+  void forget_asked(const memory::IovaRange& range);
+  Result<void> renew_translations(const memory::IovaRange* gone);
+  void start_waiting();
+  void forget_translations();
+  Result<virtio::RingConfig> place_of(QueueIndex queue, const Queue& state) const;
   Result<void> tell_features(Slot& slot, FeatureSet features) const;
   Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
@@ -313,6 +339,7 @@ class Port {
   void offer_vfio_group(QueueIndex queue, Queue& state);
   void withdraw_vfio_group(QueueIndex queue, Queue& state);
   std::vector<std::uint16_t> pause_all();
+  bool pause(QueueIndex queue);
   void resume(std::span<const std::uint16_t> queues);
 
   Result<void> change_memory(std::vector<memory::Region> regions);
@@ -357,6 +384,11 @@ class Port {
   bool is_taking_over_ = false;        // the state directory is still the other process's
   std::vector<std::uint16_t> paused_;  // queues, for another process or by one
   std::shared_ptr<const memory::MemoryMap> memory_;
+  memory::Iotlb iotlb_;
+  std::shared_ptr<const memory::MemoryMap> translated_;      // what queues have of it
+  std::set<std::pair<memory::Iova, memory::Access>> asked_;  // and not answered
+  TranslationCounts translation_counts_;
+  std::optional<Loop::Registration> ask_timer_;  // while something is asked
   std::shared_ptr<const memory::DirtyLog> log_;
   DriverSide* side_ = nullptr;
   FeatureSet features_;

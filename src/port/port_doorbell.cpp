@@ -60,7 +60,7 @@ void Port::withdraw_vfio_group(QueueIndex queue, Queue& state) {
 
 void Port::on_notify_area_changed(std::size_t slot, QueueIndex device_queue) {
   Queue* const state = find_bound(slot, device_queue);
-  if (state == nullptr || state->failed) return;
+  if (state == nullptr || !state->runs()) return;
   if (state->relay) {
     state->relay->renew_doorbell();
     return;
@@ -71,7 +71,7 @@ void Port::on_notify_area_changed(std::size_t slot, QueueIndex device_queue) {
 
 void Port::on_vfio_group_changed(std::size_t slot, QueueIndex device_queue) {
   Queue* const state = find_bound(slot, device_queue);
-  if (state == nullptr || state->failed) return;
+  if (state == nullptr || !state->runs()) return;
   withdraw_vfio_group(index_of(*state), *state);
   offer_vfio_group(index_of(*state), *state);
 }

@@ -22,7 +22,7 @@ Result<void> Port::set_log(std::shared_ptr<const memory::DirtyLog> log) {
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& state = queues_[i];
     const QueueIndex queue{i};
-    if (!state.started || state.failed || is_control(queue)) continue;
+    if (!state.runs() || is_control(queue)) continue;
     // A relay keeps the log that it has begun with.
     if (!state.relay && !needs_relay(state.bound)) continue;
     if (auto moved = move(queue, state, state.bound); !moved) {

@@ -63,6 +63,8 @@ Result<void> Port::change_memory(Regions regions) {
   if (!overlap_in_iova(added, removed)) {
     CW_CHECK(map_everywhere(added, memory_->regions()));
     memory_ = std::move(next);
+    iotlb_.keep_within(*memory_);
+    translated_ = iotlb_.map(memory_);
     if (control_queue_) {
       if (auto kept = control_queue_->replace_map(memory_); !kept) {
         const auto queue = *fallback().device->control_queue(features_);
@@ -82,6 +84,8 @@ Result<void> Port::change_memory(Regions regions) {
   auto mapped = map_everywhere(added, kept);
   if (mapped) {
     memory_ = std::move(next);
+    iotlb_.keep_within(*memory_);
+    translated_ = iotlb_.map(memory_);
     offer_memory_again(refusing);
   } else if (auto back = map_everywhere(removed, kept); !back) {
     log::error("port {}: memory cannot be mapped back: {}", name(), back.error().text());
@@ -94,18 +98,22 @@ Result<void> Port::change_memory(Regions regions) {
 std::vector<std::uint16_t> Port::pause_all() {
   std::vector<std::uint16_t> paused;
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    Queue& queue = queues_[i];
-    if (!queue.started || queue.failed) continue;
-    auto position = halt(QueueIndex{i}, queue, vdpa::StopMode::leave);
-    if (!position) {
-      queue.started = true;
-      fail_queue(QueueIndex{i}, position.error());
-      continue;
-    }
-    queue.start = std::move(*position);
-    paused.push_back(i);
+    if (queues_[i].started && !queues_[i].failed && pause(QueueIndex{i})) paused.push_back(i);
   }
   return paused;
+}
+
+/// False: it has failed instead.
+bool Port::pause(QueueIndex queue) {
+  Queue& state = queues_[number(queue)];
+  auto position = halt(queue, state, vdpa::StopMode::leave);
+  if (position) {
+    state.start = std::move(*position);
+  } else {
+    state.started = true;
+    fail_queue(queue, position.error());
+  }
+  return position.has_value();
 }
 
 void Port::resume(std::span<const std::uint16_t> queues) {

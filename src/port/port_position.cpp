@@ -21,7 +21,7 @@ void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
   if (!ring.start.in_flight.empty()) return;
   std::uint16_t used = ring.start.used;
   if (ring.layout() == virtio::Layout::split) {
-    const auto area = memory_->translate(ring.used, virtio::RingAreaSizes::of(ring.layout(), ring.size).used.bytes);
+    const auto area = ring_map()->translate(ring.used, virtio::RingAreaSizes::of(ring.layout(), ring.size).used.bytes);
     if (!area) return;
     used = area->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
   }
@@ -47,7 +47,7 @@ Result<bool> Port::resume_from_record(QueueIndex queue, Queue& state, virtio::Ri
   const auto area = inflight_->area(queue, ring.layout(), ring.size);
   if (!area) return false;
   ring.record = std::make_shared<const virtio::InflightArea>(*area);
-  auto recorded = virtio::recover(*area, ring, *memory_);
+  auto recorded = virtio::recover(*area, ring, *ring_map());
   if (!recorded) return fail(std::move(recorded).error().context(fmt::format("queue {}", number(queue))));
   if (!*recorded) return false;
   note_run_again(queue, state, **recorded);
@@ -90,8 +90,8 @@ bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& 
   ring.record = std::make_shared<const virtio::InflightArea>(*area);
   if (!std::exchange(state.resumes, false)) return false;
   // The driver may have been reset while nobody was here: then its rings lie where they lay, and are new.
-  if (ring.layout() == virtio::Layout::packed && !virtio::has_been_used(ring, *memory_)) return false;
-  auto recorded = virtio::recover(*area, ring, *memory_);
+  if (ring.layout() == virtio::Layout::packed && !virtio::has_been_used(ring, *ring_map())) return false;
+  auto recorded = virtio::recover(*area, ring, *ring_map());
   if (!recorded) {
     log::warn("port {} queue {}: {}; resumes where the driver side says", name(), number(queue),
               recorded.error().text());
@@ -106,7 +106,7 @@ bool Port::resume_from_kept(QueueIndex queue, Queue& state, virtio::RingConfig& 
 
 /// The Device has worked the ring for a process of ours that died. Of a split ring the used index says as much.
 bool Port::resume_from_device(QueueIndex queue, Queue& state, const Binding& to, virtio::RingConfig& ring) {
-  if (ring.layout() == virtio::Layout::split || !virtio::has_been_used(ring, *memory_)) return false;
+  if (ring.layout() == virtio::Layout::split || !virtio::has_been_used(ring, *ring_map())) return false;
   const Slot& slot = slots_[to.slot];
   if (!slot.is_usable() || slot.without_ring) return false;
   auto recorded = slot.device->former_state(to.queue, ring);
@@ -133,7 +133,7 @@ Result<QueueState> Port::recover_state(QueueIndex queue, const Queue& state) con
                                                     : std::nullopt;
   if (area) {
     CW_TRY(const auto ring, ring_of(queue, state));
-    auto recorded = virtio::recover(*area, ring, *memory_);
+    auto recorded = virtio::recover(*area, ring, *ring_map());
     if (recorded && *recorded) return std::move(**recorded);
     if (!recorded) log::warn("port {} queue {}: {}", name(), number(queue), recorded.error().text());
   }
@@ -145,7 +145,7 @@ Result<QueueState> Port::recover_state(QueueIndex queue, const Queue& state) con
   if (state.addresses->kind == RingAddressKind::frontend) {
     used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
   }
-  const auto ring_used = memory_->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
+  const auto ring_used = ring_map()->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
   QueueState position = start_of(state);
   // What was not used when the Device went is run again by the next one.
   if (ring_used) position.avail = ring_used->fetch<std::uint16_t>(virtio::kRingIndex);

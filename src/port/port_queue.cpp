@@ -45,7 +45,7 @@ Result<void> Port::set_queue_addresses(QueueIndex queue, RingAddresses addresses
   const auto old = std::exchange(state->addresses, addresses);
   if (state->size) {
     // Say now what is wrong, where a front-end can still connect the error with its message.
-    if (auto ring = ring_of(queue, *state); !ring && !memory_->regions().empty()) {
+    if (auto ring = ring_of(queue, *state); !ring && !is_translated() && !memory_->regions().empty()) {
       state->addresses = old;
       return fail(std::move(ring).error());
     }
@@ -63,6 +63,8 @@ Result<void> Port::set_queue_base(QueueIndex queue, QueueState position) {
 
 Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
   CW_TRY(Queue * state, find(queue));
+  // What was known before may have changed while nobody said so.
+  if (is_suspended()) forget_translations();
   if (state->started) {
     CW_TRY(state->start, halt(queue, *state, vdpa::StopMode::leave));
   }
@@ -77,7 +79,7 @@ Result<void> Port::start_queue(QueueIndex queue, std::optional<KickFd> kick) {
 Result<void> Port::set_queue_call(QueueIndex queue, std::optional<CallFd> call) {
   CW_TRY(Queue * state, find(queue));
   state->call = std::move(call);
-  if (!state->started || state->failed) return {};
+  if (!state->runs()) return {};
   if (is_control(queue)) {
     control_queue_->set_call(state->call);
   } else if (state->relay) {
@@ -99,7 +101,7 @@ Result<void> Port::set_queue_err(QueueIndex queue, std::optional<ErrFd> err) {
 Result<void> Port::enable_queue(QueueIndex queue, bool enabled) {
   CW_TRY(Queue * state, find(queue));
   state->enabled = enabled;
-  if (!state->started || state->failed || is_control(queue)) return {};
+  if (!state->runs() || is_control(queue)) return {};
   auto done = device_of(*state).enable_queue(state->bound.queue, enabled);
   if (done || !enabled || is_on_last(*state)) return done;
   log::warn("port {} queue {}: device {} cannot go on with it: {}", name(), number(queue),
@@ -119,7 +121,7 @@ Result<QueueState> Port::stop_queue(QueueIndex queue, vdpa::StopMode mode) {
 Result<QueueState> Port::end_queue(QueueIndex queue, vdpa::StopMode mode) {
   CW_TRY(Queue * state, find(queue));
   if (state->started) {
-    const bool was_running = !is_control(queue) && !state->failed;
+    const bool was_running = !is_control(queue) && state->runs();
     if (auto position = halt(queue, *state, mode)) {
       state->start = std::move(*position);
     } else {
@@ -135,6 +137,7 @@ Result<QueueState> Port::end_queue(QueueIndex queue, vdpa::StopMode mode) {
   }
   state->kick.reset();
   state->failed = false;
+  if (is_suspended()) forget_translations();
   return start_of(*state);
 }
 
@@ -147,6 +150,14 @@ void Port::stop_all() {
 }
 
 Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) const {
+  CW_TRY(auto ring, place_of(queue, state));
+  auto areas = virtio::RingAreas::locate(ring, *ring_map());
+  if (!areas) return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
+  return ring;
+}
+
+/// The ring as the driver side has described it, wherever that leads.
+Result<virtio::RingConfig> Port::place_of(QueueIndex queue, const Queue& state) const {
   if (!state.size) return fail(Errc::peer_violation, fmt::format("queue {} starts without a size", number(queue)));
   if (!state.addresses)
     return fail(Errc::peer_violation, fmt::format("queue {} starts without addresses", number(queue)));
@@ -162,15 +173,12 @@ Result<virtio::RingConfig> Port::ring_of(QueueIndex queue, const Queue& state) c
   CW_TRY(const auto used, locate(state.addresses->used, "used ring"));
   // The layout may have been negotiated after the size was set.
   CW_TRY(const auto size, virtio::QueueSize::make(virtio::layout_of(features_), state.size->entries()));
-  virtio::RingConfig ring{.size = size,
-                          .descriptors = descriptors,
-                          .available = available,
-                          .used = used,
-                          .features = features_,
-                          .start = start_of(state)};
-  auto areas = virtio::RingAreas::locate(ring, *memory_);
-  if (!areas) return fail(std::move(areas).error().context(fmt::format("queue {}", number(queue))));
-  return ring;
+  return virtio::RingConfig{.size = size,
+                            .descriptors = descriptors,
+                            .available = available,
+                            .used = used,
+                            .features = features_,
+                            .start = start_of(state)};
 }
 
 Result<void> Port::run(QueueIndex queue, Queue& state) {
@@ -178,6 +186,15 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 }
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, Binding to) {
+  if (is_translated()) {
+    CW_TRY(state.waits, awaits_ring(queue, state));
+    if (state.waits) {
+      state.bound = to;
+      state.started = true;
+      state.failed = false;
+      return {};
+    }
+  }
   CW_TRY(auto ring, ring_of(queue, state));
   const bool is_as_before = std::exchange(state.is_as_before, false);
   CW_TRY(bool is_recorded, resume_from_record(queue, state, ring));
@@ -216,6 +233,7 @@ Result<void> Port::run_anywhere(QueueIndex queue, Queue& state, Binding first_ch
 Result<QueueState> Port::halt(QueueIndex queue, Queue& state, vdpa::StopMode mode) {
   withdraw_bypass(queue, state);
   state.started = false;
+  if (std::exchange(state.waits, false)) return start_of(state);
   if (is_control(queue)) {
     if (!control_queue_) return start_of(state);
     QueueState position = control_queue_->state();

@@ -54,7 +54,7 @@ Result<void> Port::check_place(QueueIndex queue, const Binding& to) const {
 
 Result<bool> Port::borrow(QueueIndex queue) {
   CW_TRY(Queue * state, find(queue));
-  if (!state->started || state->failed) return fail(Errc::gone, fmt::format("queue {} does not run", number(queue)));
+  if (!state->runs()) return fail(Errc::gone, fmt::format("queue {} does not run", number(queue)));
   if (is_on_last(*state)) return false;
   const vdpa::DeviceInfo& device = device_of(*state).info();
   if (!device.can.reports_state && config_.relay_worker == nullptr) {

@@ -14,7 +14,8 @@ namespace {
 using virtio::Feature;
 
 /// What concerns the ring alone, so that a relay can do without it on the Device's side.
-constexpr FeatureSet kRingFeatures{Feature::indirect_desc, Feature::event_idx, Feature::ring_packed, Feature::in_order};
+constexpr FeatureSet kRingFeatures{Feature::indirect_desc, Feature::event_idx, Feature::ring_packed, Feature::in_order,
+                                   Feature::access_platform};
 
 /// The highest place where a Device of any address range is shown memory of ours.
 constexpr std::uint64_t kHighestIova = (1ULL << 48) - 1;
@@ -42,7 +43,8 @@ Path Port::path_of(const Queue& state) const {
 
 bool Port::needs_relay(const Binding& to) const {
   const Slot& slot = slots_[to.slot];
-  return to.path == Path::relay || slot.without_ring || (log_ && !slot.device->info().can.logs_dirty);
+  return to.path == Path::relay || slot.without_ring || is_translated() ||
+         (log_ && !slot.device->info().can.logs_dirty);
 }
 
 /// Starts a queue on a Device, directly or by relay.
@@ -82,10 +84,12 @@ Result<std::unique_ptr<Relay>> Port::start_relay(QueueIndex queue, const Binding
                            .features = slot.without_ring.value_or(features_),
                            .log = log_,
                            .at = at};
-  return Relay::start(loop_, *config_.relay_worker, fmt::format("{}.relay{}", name(), number(queue)), target, setup,
-                      memory_, [this, queue](const Error& reason) {
-                        if (queues_[number(queue)].started && !queues_[number(queue)].failed) fail_queue(queue, reason);
-                      });
+  return Relay::start(
+      loop_, *config_.relay_worker, fmt::format("{}.relay{}", name(), number(queue)), target, setup, relay_maps(),
+      [this, queue](const Error& reason) {
+        if (queues_[number(queue)].started && !queues_[number(queue)].failed) fail_queue(queue, reason);
+      },
+      [this](const std::vector<memory::Miss>& misses) { ask(misses); });
 }
 
 /// Where the Device shall see a ring of ours: as high as it can, where guests have no memory.
@@ -119,7 +123,7 @@ Result<QueueState> Port::stop_relay(Queue& state, vdpa::StopMode mode) {
 void Port::replace_relay_maps() {
   for (const Queue& state : queues_) {
     if (!state.relay) continue;
-    if (auto kept = state.relay->replace_map(memory_); !kept) fail_queue(index_of(state), kept.error());
+    if (auto kept = state.relay->replace_maps(relay_maps()); !kept) fail_queue(index_of(state), kept.error());
   }
 }
 

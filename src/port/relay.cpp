@@ -19,8 +19,8 @@ Relay::Relay(Worker& worker, const RelayTarget& target, ShadowRing shadow, KickF
                   target.device.info().type != virtio::DeviceType::net) {}
 
 Result<std::unique_ptr<Relay>> Relay::start(Loop& loop, Worker& worker, const std::string& name, RelayTarget target,
-                                            const vdpa::QueueSetup& guest, std::shared_ptr<const memory::MemoryMap> map,
-                                            std::function<void(Error)> on_fault) {
+                                            const vdpa::QueueSetup& guest, RelayMaps maps,
+                                            std::function<void(Error)> on_fault, OnMiss on_miss) {
   CW_TRY(auto shadow, ShadowRing::make(name, target.features, guest.ring.size.entries(), target.at));
   CW_TRY(auto kick, KickFd::make());
   CW_TRY(auto call, CallFd::make());
@@ -32,9 +32,15 @@ Result<std::unique_ptr<Relay>> Relay::start(Loop& loop, Worker& worker, const st
       if (*alive) on_fault(reason);
     });
   };
-  CW_TRY(relay->queue_,
-         RelayQueue::start(guest, std::move(map), target.log, relay->shadow_,
-                           {.event = relay->kick_, .doorbell = {}, .queue = target.queue}, std::move(tell)));
+  auto ask = [&loop, self = relay.get(), alive = relay->alive_, on_miss = std::move(on_miss)](RelayQueue::Wait wait) {
+    loop.post([self, alive, on_miss, wait = std::move(wait)] {
+      // The maps may have been replaced since: then the driver may have taken back what was missed.
+      if (*alive && self->queue_->current_wait() == wait.number) on_miss(wait.misses);
+    });
+  };
+  CW_TRY(relay->queue_, RelayQueue::start(guest, std::move(maps), target.log, relay->shadow_,
+                                          {.event = relay->kick_, .doorbell = {}, .queue = target.queue},
+                                          std::move(tell), std::move(ask)));
   const std::span<const memory::Region> own(&relay->shadow_.region, 1);
   CW_CHECK(target.device.map(own));
   // What the guest has made available is there when the Device begins, as on the guest's own ring: a receive queue
@@ -106,9 +112,9 @@ vdpa::QueueState Relay::abandon() {
   return queue_->finish();
 }
 
-Result<void> Relay::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
+Result<void> Relay::replace_maps(RelayMaps maps) {
   Result<void> replaced;
-  worker_.run([&] { replaced = queue_->replace_map(std::move(map)); });
+  worker_.run([&] { replaced = queue_->replace_maps(std::move(maps)); });
   return replaced;
 }
 

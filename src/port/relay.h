@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace causeway::port {
 
@@ -26,6 +27,9 @@ struct RelayTarget {
   memory::Iova at;  ///< where it shall see the shadow ring; ShadowRing::kStride bytes nobody else uses
 };
 
+/// Behind an IOMMU: what must be known before the queue goes on.
+using OnMiss = std::function<void(const std::vector<memory::Miss>&)>;
+
 /// Invariants: (1) while it exists the Device has the shadow ring mapped, and works it unless it has gone; (2) the
 /// guest's ring and its notifications are the worker's.
 /// Thread: control.
@@ -33,11 +37,10 @@ class Relay {
  public:
   /// Starts the Device's queue on a shadow ring, and relays on `worker`, which must outlive it. `guest`: the guest's
   /// queue as a Device would get it. `on_fault`: called from the loop when either side breaks its ring; the relay then
-  /// stands still. The errors are those of Device::map and set_queue.
+  /// stands still. `on_miss`: called from the loop too. The errors are those of Device::map and set_queue.
   static Result<std::unique_ptr<Relay>> start(Loop& loop, Worker& worker, const std::string& name, RelayTarget target,
-                                              const vdpa::QueueSetup& guest,
-                                              std::shared_ptr<const memory::MemoryMap> map,
-                                              std::function<void(Error)> on_fault);
+                                              const vdpa::QueueSetup& guest, RelayMaps maps,
+                                              std::function<void(Error)> on_fault, OnMiss on_miss = {});
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
   /// One that was neither stopped nor abandoned is abandoned.
@@ -49,7 +52,9 @@ class Relay {
   /// The Device has gone: what it has not used runs again.
   vdpa::QueueState abandon();
 
-  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
+  Result<void> replace_maps(RelayMaps maps);
+  /// What runs on the worker: to be used there, between polls.
+  RelayQueue& queue() { return *queue_; }
   void set_call(std::optional<CallFd> call);
   /// The Device's doorbell is another one, or there is none any more.
   void renew_doorbell();

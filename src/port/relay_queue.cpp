@@ -20,9 +20,10 @@ using virtio::DriverBuffer;
 using virtio::RingFault;
 
 /// Marks what a queue has written. With no log there is one that has nothing to do, so that a relay which logs nothing
-/// pays nothing.
+/// pays nothing. `ring`: by the Device's addresses, as the log is.
 class NoMarks {
  public:
+  static constexpr bool kTranslates = false;
   NoMarks(const virtio::RingConfig& /*ring*/, const std::shared_ptr<const memory::DirtyLog>& /*log*/) {}
   void take(std::uint16_t /*token*/, std::span<const DriverBuffer> /*writable*/) {}
   void use(std::uint16_t /*token*/) {}
@@ -32,6 +33,7 @@ class NoMarks {
 
 class Marks {
  public:
+  static constexpr bool kTranslates = false;
   Marks(const virtio::RingConfig& ring, std::shared_ptr<const memory::DirtyLog> log)
       : log_(std::move(log)), ring_(ring) {
     writable_.resize(ring.size.entries());
@@ -59,16 +61,54 @@ class Marks {
   std::vector<std::uint16_t> used_;                  // tokens, since the last publish
 };
 
+/// Behind an IOMMU: remembers besides at which of the driver's addresses the Device's buffers lie.
+class TranslatedMarks {
+ public:
+  static constexpr bool kTranslates = true;
+  TranslatedMarks(const virtio::RingConfig& ring, const std::shared_ptr<const memory::DirtyLog>& log)
+      : held_(ring.size.entries()) {
+    if (log) marks_.emplace(ring, log);
+  }
+  void take(std::uint16_t token, std::span<const DriverBuffer> writable) {
+    if (marks_) marks_->take(token, writable);
+  }
+  void hold(std::uint16_t token, std::span<const memory::GuestSpan> segments, std::span<const memory::Iova> addresses) {
+    for (std::size_t i = 0; i < segments.size(); ++i) {
+      held_[token].push_back({.first = addresses[i], .size = segments[i].size()});
+    }
+  }
+  void use(std::uint16_t token) {
+    held_[token].clear();
+    if (marks_) marks_->use(token);
+  }
+  void before_publish() {
+    if (marks_) marks_->before_publish();
+  }
+  void ring() {
+    if (marks_) marks_->ring();
+  }
+  bool holds(const memory::IovaRange& range) const {
+    return std::ranges::any_of(held_, [&](const auto& buffers) {
+      return std::ranges::any_of(buffers, [&](const memory::IovaRange& held) { return held.overlaps(range); });
+    });
+  }
+
+ private:
+  std::optional<Marks> marks_;
+  std::vector<std::vector<memory::IovaRange>> held_;  // by token
+};
+
 template <virtio::DeviceRing Guest, virtio::DriverRing Shadow, class Mark>
 class RelayQueueOn final : public RelayQueue {
  public:
   RelayQueueOn(const vdpa::QueueSetup& guest, Guest ring, Shadow shadow, std::shared_ptr<const memory::MemoryMap> map,
-               const std::shared_ptr<const memory::DirtyLog>& log, DeviceKick kick, OnFault on_fault)
-      : RelayQueue(guest.call, std::move(kick), std::move(on_fault)),
+               Mark marks, DeviceKick kick, OnFault on_fault, OnMiss on_miss)
+      : RelayQueue(guest.call, std::move(kick), std::move(on_fault), std::move(on_miss)),
+        config_(guest.ring),
         guest_(std::move(ring)),
         shadow_(std::move(shadow)),
         translator_(std::move(map)),
-        marks_(guest.ring, log),
+        marks_(std::move(marks)),
         in_order_(guest.ring.features.has(virtio::Feature::in_order)),
         taken_(guest.ring.size.entries()),
         order_(guest.ring.size.entries()) {
@@ -86,7 +126,8 @@ class RelayQueueOn final : public RelayQueue {
     if (is_broken_) return false;
     const bool has_used = shadow_.arm();
     // What does not fit now will, once the Device has used something.
-    const bool has_available = !is_full_ && guest_.arm();
+    // What waits for an address is there, and seen when the maps are replaced.
+    const bool has_available = !is_full_ && current_wait() == 0 && guest_.arm();
     marks_.ring();
     return has_available || has_used;
   }
@@ -97,10 +138,15 @@ class RelayQueueOn final : public RelayQueue {
     shadow_.disarm();
   }
 
-  Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override {
-    CW_CHECK(guest_.replace_map(map));
-    translator_ = memory::Translator(std::move(map));
+  Result<void> replace_maps(RelayMaps maps) override {
+    CW_CHECK(guest_.replace_map(std::move(maps.driver)));
+    translator_ = memory::Translator(std::move(maps.device));
+    wait_.store(0, std::memory_order_release);
     return {};
+  }
+  bool uses(const memory::IovaRange& range) const override {
+    if constexpr (!Mark::kTranslates) return false;
+    if constexpr (Mark::kTranslates) return virtio::RingAreas::overlap(config_, range) || marks_.holds(range);
   }
 
   virtio::QueueState finish() override {
@@ -195,10 +241,14 @@ class RelayQueueOn final : public RelayQueue {
 
   std::uint32_t pass_on() {
     if (is_full_) return 0;
+    if constexpr (Mark::kTranslates) {
+      if (current_wait() != 0) return 0;
+    }
     batch_.clear();
     const auto limit = static_cast<std::uint16_t>(std::min(free_.size(), virtio::ChainBatch::kMaxChains));
     is_full_ = limit == 0;
     guest_.take(batch_, limit);
+    if constexpr (Mark::kTranslates) await_misses();
     for (const Chain& chain : batch_.chains()) {
       if (chain.again == 0) guest_.mark(chain);  // what is taken again is in the record already
     }
@@ -217,6 +267,15 @@ class RelayQueueOn final : public RelayQueue {
     return count;
   }
 
+  void await_misses() {
+    translated_.add(batch_.segment_count());
+    auto misses = guest_.take_misses();
+    if (misses.empty()) return;
+    missed_.add(misses.size());
+    wait_.store(++waits_, std::memory_order_release);
+    on_miss_({.number = waits_, .misses = std::move(misses)});
+  }
+
   /// False: there is no room for it now.
   bool add(const Chain& chain) {
     buffers_.clear();
@@ -229,6 +288,7 @@ class RelayQueueOn final : public RelayQueue {
     if (!buffers_.empty() && !shadow_.add(all.first(chain.readable), all.subspan(chain.readable), token)) return false;
     free_.pop_back();
     marks_.take(token, all.subspan(chain.readable));
+    if constexpr (Mark::kTranslates) marks_.hold(token, batch_.all(chain), batch_.addresses(chain));
     order_[sequence_ % order_.size()] = token;
     taken_[token] = {.chain = chain, .sequence = sequence_++, .written = 0, .state = Taken::State::passed_on};
     if (buffers_.empty()) finish_one(token, 0);  // it has no byte: there is nothing to tell the Device
@@ -249,6 +309,7 @@ class RelayQueueOn final : public RelayQueue {
     if (on_fault_) on_fault_({.code = Errc::peer_violation, .what = std::string(what)});
   }
 
+  virtio::RingConfig config_;  // the guest's
   Guest guest_;
   Shadow shadow_;
   memory::Translator translator_;  // from our memory to the Device's addresses
@@ -256,6 +317,7 @@ class RelayQueueOn final : public RelayQueue {
   bool in_order_;
   bool is_full_ = false;
   bool is_broken_ = false;
+  std::uint64_t waits_ = 0;
   bool has_used_ = false;  // since the last publish
   virtio::ChainBatch batch_;
   std::vector<DriverBuffer> buffers_;
@@ -266,17 +328,38 @@ class RelayQueueOn final : public RelayQueue {
   std::uint64_t oldest_ = 0;          // with IN_ORDER: of those not used
 };
 
+/// The guest's ring by the addresses that the Device, and a log, have its memory at.
+Result<virtio::RingConfig> place_for_device(const virtio::RingConfig& ring, const RelayMaps& maps) {
+  if (!maps.driver->is_translated()) return ring;
+  CW_TRY(const auto areas, virtio::RingAreas::locate(ring, *maps.driver));
+  memory::Translator translator(maps.device);
+  const auto descriptors = translator.iova_of(areas.descriptors);
+  const auto available = translator.iova_of(areas.available);
+  const auto used = translator.iova_of(areas.used);
+  if (!descriptors || !available || !used) {
+    return fail(Errc::not_supported, "the ring does not lie in one memory region behind the IOMMU");
+  }
+  virtio::RingConfig placed = ring;
+  placed.descriptors = *descriptors;
+  placed.available = *available;
+  placed.used = *used;
+  return placed;
+}
+
 template <class Guest, class Shadow>
-Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest,
-                                             std::shared_ptr<const memory::MemoryMap> map,
+Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest, RelayMaps maps,
                                              std::shared_ptr<const memory::DirtyLog> log, const ShadowRing& shadow,
-                                             DeviceKick kick, RelayQueue::OnFault on_fault) {
-  CW_TRY(auto ring, Guest::start(guest.ring, map, virtio::Remember::in_flight));
+                                             DeviceKick kick, RelayQueue::OnFault on_fault,
+                                             RelayQueue::OnMiss on_miss) {
+  CW_TRY(auto ring, Guest::start(guest.ring, maps.driver, virtio::Remember::in_flight));
   CW_TRY(auto own, Shadow::start(shadow.config, shadow.map, shadow.tables));
+  CW_TRY(const auto placed, place_for_device(guest.ring, maps));
   const auto make = [&]<class Mark>() -> std::unique_ptr<RelayQueue> {
-    return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(guest, std::move(ring), std::move(own), std::move(map),
-                                                               log, std::move(kick), std::move(on_fault));
+    return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(
+        guest, std::move(ring), std::move(own), std::move(maps.device), Mark(placed, log), std::move(kick),
+        std::move(on_fault), std::move(on_miss));
   };
+  if (maps.driver->is_translated()) return make.template operator()<TranslatedMarks>();
   return log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();
 }
 
@@ -291,10 +374,10 @@ void DeviceKick::signal() const {
       .store(0, virtio::number(queue), std::memory_order_release);
 }
 
-Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& guest,
-                                                      std::shared_ptr<const memory::MemoryMap> map,
+Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& guest, RelayMaps maps,
                                                       std::shared_ptr<const memory::DirtyLog> log,
-                                                      const ShadowRing& shadow, DeviceKick kick, OnFault on_fault) {
+                                                      const ShadowRing& shadow, DeviceKick kick, OnFault on_fault,
+                                                      OnMiss on_miss) {
   using virtio::PackedDeviceQueue, virtio::PackedDriverQueue, virtio::SplitDeviceQueue, virtio::SplitDriverQueue;
   const auto start =
       guest.ring.layout() == virtio::Layout::packed
@@ -302,7 +385,8 @@ Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& gu
                                                               : start_on<PackedDeviceQueue, SplitDriverQueue>)
           : (shadow.config.layout() == virtio::Layout::packed ? start_on<SplitDeviceQueue, PackedDriverQueue>
                                                               : start_on<SplitDeviceQueue, SplitDriverQueue>);
-  return start(guest, std::move(map), std::move(log), shadow, std::move(kick), std::move(on_fault));
+  return start(guest, std::move(maps), std::move(log), shadow, std::move(kick), std::move(on_fault),
+               std::move(on_miss));
 }
 
 }  // namespace causeway::port

@@ -11,10 +11,12 @@
 #include "port/shadow_ring.h"
 #include "vdpa/device.h"
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 namespace causeway::port {
 
@@ -24,6 +26,15 @@ struct DeviceKick {
   std::shared_ptr<const Mapping> doorbell;  ///< nullptr: by the event
   virtio::QueueIndex queue;                 ///< the Device's number of it
   void signal() const;
+};
+
+/// The guest's memory, by the addresses that its driver uses, and by those that the Device has it mapped at. Value
+/// type.
+struct RelayMaps {
+  std::shared_ptr<const memory::MemoryMap> driver;  ///< where it is translated, chains wait for what it lacks
+  std::shared_ptr<const memory::MemoryMap> device;
+  /// No IOMMU lies in between.
+  static RelayMaps untranslated(std::shared_ptr<const memory::MemoryMap> map) { return {.driver = map, .device = map}; }
 };
 
 /// Works both rings of a relayed queue. Buffers stay where they are: only descriptors are copied, each read once,
@@ -37,17 +48,27 @@ class RelayQueue : public Task {
  public:
   /// Called once, on the worker's thread.
   using OnFault = std::function<void(Error)>;
+  /// What chains wait for: none is taken until the maps are replaced. Value type.
+  struct Wait {
+    std::uint64_t number;  ///< from 1 on
+    std::vector<memory::Miss> misses;
+  };
+  /// Called on the worker's thread.
+  using OnMiss = std::function<void(Wait)>;
 
-  /// `map`: the guest's memory, by the addresses that the Device has it mapped at. `log`: where pages are marked that
-  /// the Device may have written, before the driver can see the chain used, and those of the ring that we write;
-  /// nullptr: nowhere. Errc::peer_violation: the guest's ring or its position is wrong.
-  static Result<std::unique_ptr<RelayQueue>> start(const vdpa::QueueSetup& guest,
-                                                   std::shared_ptr<const memory::MemoryMap> map,
+  /// `log`: where pages are marked that the Device may have written, before the driver can see the chain used, and
+  /// those of the ring that we write; nullptr: nowhere. Errc::peer_violation: the guest's ring or its position is
+  /// wrong.
+  static Result<std::unique_ptr<RelayQueue>> start(const vdpa::QueueSetup& guest, RelayMaps maps,
                                                    std::shared_ptr<const memory::DirtyLog> log,
-                                                   const ShadowRing& shadow, DeviceKick kick, OnFault on_fault);
+                                                   const ShadowRing& shadow, DeviceKick kick, OnFault on_fault,
+                                                   OnMiss on_miss = {});
 
   /// Thread: worker, between polls.
-  virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;
+  virtual Result<void> replace_maps(RelayMaps maps) = 0;
+  /// Whether the ring has a byte at these addresses of the driver's, or a buffer that the Device has. Behind an IOMMU
+  /// only. Thread: worker, between polls.
+  virtual bool uses(const memory::IovaRange& range) const = 0;
   void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
   void set_kick(DeviceKick kick) { kick_ = std::move(kick); }
 
@@ -57,15 +78,24 @@ class RelayQueue : public Task {
 
   /// Chains that the Device has used.
   std::uint64_t relayed() const { return relayed_.value(); }
+  /// Behind an IOMMU: buffers whose address was known, and pages that were not.
+  std::uint64_t translated() const { return translated_.value(); }
+  std::uint64_t missed() const { return missed_.value(); }
+  /// The number of the wait that goes on; 0: there is none. Thread: any.
+  std::uint64_t current_wait() const { return wait_.load(std::memory_order_acquire); }
 
  protected:
-  RelayQueue(std::optional<CallFd> call, DeviceKick kick, OnFault on_fault)
-      : call_(std::move(call)), kick_(std::move(kick)), on_fault_(std::move(on_fault)) {}
+  RelayQueue(std::optional<CallFd> call, DeviceKick kick, OnFault on_fault, OnMiss on_miss)
+      : call_(std::move(call)), kick_(std::move(kick)), on_fault_(std::move(on_fault)), on_miss_(std::move(on_miss)) {}
 
   std::optional<CallFd> call_;
   DeviceKick kick_;
   OnFault on_fault_;
+  OnMiss on_miss_;
   Counter relayed_;
+  Counter translated_;
+  Counter missed_;
+  std::atomic<std::uint64_t> wait_{0};
 };
 
 }  // namespace causeway::port

@@ -157,12 +157,12 @@ class World {
     regions.push_back(shadow_->region);
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
-    auto started =
-        RelayQueue::start({.ring = config_, .kick = {}, .call = {}}, memory_.map(), log_, *shadow_,
-                          {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](const Error&) {
-                            require(!std::exchange(has_fault_, true));
-                            require(driver_lies_ || device_lies_);
-                          });
+    auto started = RelayQueue::start(
+        {.ring = config_, .kick = {}, .call = {}}, RelayMaps::untranslated(memory_.map()), log_, *shadow_,
+        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](const Error&) {
+          require(!std::exchange(has_fault_, true));
+          require(driver_lies_ || device_lies_);
+        });
     require(started || driver_lies_);
     if (started) relay_ = std::move(*started);
     return relay_ != nullptr;
@@ -356,7 +356,8 @@ class World {
       regions.erase(regions.begin() + ((detail >> 1) & 1));
     }
     relay([&] {
-      const auto replaced = relay_->replace_map(value_or_die(memory::MemoryMap::make(std::move(regions))));
+      const auto replaced =
+          relay_->replace_maps(RelayMaps::untranslated(value_or_die(memory::MemoryMap::make(std::move(regions)))));
       require(replaced || driver_lies_);
     });
   }

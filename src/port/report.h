@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,7 @@ struct QueueReport {
   bool started;
   bool enabled;
   bool failed;
+  bool waits;  ///< for its ring's addresses behind an IOMMU
   std::string device;
   std::uint16_t device_queue;  ///< the Device's number of it
   Path path;
@@ -28,6 +30,15 @@ struct QueueReport {
   std::uint32_t run_again;  ///< requests that were in flight when its last back-end died, and were run again
   std::vector<vdpa::Counter> counters;  ///< of that Device
   std::vector<vdpa::Counter> totals;    ///< sums over all Devices: they never go back when the queue moves
+};
+
+/// What has been heard of an IOMMU since the process began. Value type.
+struct TranslationCounts {
+  std::size_t entries = 0;  ///< known now
+  std::uint64_t updates = 0;
+  std::uint64_t invalidations = 0;
+  std::uint64_t misses = 0;    ///< asked for
+  std::size_t unanswered = 0;  ///< of those, now
 };
 
 /// What is to be said of a Device. Value type.
@@ -47,6 +58,7 @@ struct PortReport {
   std::size_t memory_regions;
   std::uint64_t memory_bytes;
   std::uint64_t rebinds;
+  std::optional<TranslationCounts> translation;  ///< where addresses lie before an IOMMU
   /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.
   std::vector<std::string> differences;
   std::vector<std::string> devices;

@@ -37,6 +37,7 @@ void BackendChannel::hand_over(ParcelWriter& parcel, Told told) const {
   };
   std::vector<BackendMessage> rest;
   for (const BackendMessage& message : waiting_) {
+    if (message.miss) continue;  // the other process asks for what it lacks
     if (!is_offer(message.request)) {
       rest.push_back(message);
     } else if (!message.area && !message.group) {
@@ -89,7 +90,7 @@ void BackendChannel::send(BackendMessage message) {
 
 void BackendChannel::drop(QueueIndex queue) {
   std::erase_if(waiting_, [queue](const BackendMessage& message) {
-    return message.request != BackendRequest::config_change_msg && message.queue == queue;
+    return message.request != BackendRequest::config_change_msg && !message.miss && message.queue == queue;
   });
 }
 
@@ -104,7 +105,22 @@ bool BackendChannel::has_waiting_doorbell(QueueIndex queue) const {
       waiting_, [queue](const BackendMessage& message) { return is_doorbell(message) && message.queue == queue; });
 }
 
+/// Misses wait for nobody and are not acknowledged: the answer is a message on the other channel.
+void BackendChannel::send_misses() {
+  while (is_open() && watch_) {
+    const auto next =
+        std::ranges::find_if(waiting_, [](const BackendMessage& message) { return message.miss.has_value(); });
+    if (next == waiting_.end()) return;
+    const Outgoing out = encode(*next, false);
+    waiting_.erase(next);
+    if (auto sent = socket_.send(out.bytes, out.fds); !sent) {
+      close(fmt::format("{}: {}", spec_of(BackendRequest::iotlb_msg).name, sent.error().text()));
+    }
+  }
+}
+
 void BackendChannel::send_next() {
+  send_misses();
   while (is_open() && watch_ && !unanswered_ && !waiting_.empty()) {
     const BackendMessage message = std::move(waiting_.front());
     waiting_.pop_front();

@@ -20,8 +20,8 @@ namespace causeway::vhost_user {
 
 /// Sends messages in order and never waits for their replies: with REPLY_ACK one is on its way at a time, and equal
 /// ones that wait behind it become one. So at most one message of each kind and queue is held; of doorbells two, one
-/// withdrawn and the next, and so of VFIO groups. When the front-end closes the channel or breaks its rules, the
-/// channel says so once and is silent from then on. Thread: control.
+/// withdrawn and the next, and so of VFIO groups. Misses are sent at once and not acknowledged. When the front-end
+/// closes the channel or breaks its rules, the channel says so once and is silent from then on. Thread: control.
 class BackendChannel {
  public:
   /// What has been offered for which queue.
@@ -56,6 +56,7 @@ class BackendChannel {
 
  private:
   void send_next();
+  void send_misses();
   void on_readable();
   void take_reply();
   void close(std::string_view why);

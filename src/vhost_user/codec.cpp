@@ -107,6 +107,15 @@ Outgoing encode(const BackendMessage& message, bool need_reply) {
       if (message.group) out.fds.push_back(message.group.get());
       return out;
     }
+    case BackendRequest::iotlb_msg:
+      return {.bytes = frame_with(request, flags,
+                                  wire::Iotlb{.iova = message.miss->at.value(),
+                                              .size = memory::MemoryMap::kIommuPage,
+                                              .user_address = 0,
+                                              .access = std::to_underlying(message.miss->access),
+                                              .type = wire::kIotlbMiss,
+                                              .padding = {}}),
+              .fds = {}};
     default:
       return {.bytes = frame_with(request, flags, wire::VringState{.index = queue, .number = 0}), .fds = {}};
   }

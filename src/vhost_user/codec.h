@@ -74,9 +74,10 @@ struct DoorbellArea {
 /// A message of the back-end, on the channel of SET_BACKEND_REQ_FD. Value type.
 struct BackendMessage {
   BackendRequest request;                           ///< one that the table says is handled
-  QueueIndex queue{0};                              ///< of all but config_change_msg
+  QueueIndex queue{0};                              ///< of all but config_change_msg and iotlb_msg
   std::optional<DoorbellArea> area = std::nullopt;  ///< of vring_host_notifier_msg; absent: the doorbell is withdrawn
   std::shared_ptr<const OwnedFd> group = nullptr;   ///< of vring_vfio_group_msg; absent: the group is withdrawn
+  std::optional<memory::Miss> miss = std::nullopt;  ///< of iotlb_msg, where it is always there
   bool operator==(const BackendMessage&) const = default;
 };
 /// True of a message that offers a descriptor for a queue, or withdraws it: a later one takes its place.

@@ -7,6 +7,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <string>
@@ -123,6 +124,23 @@ Result<RemMemReg> parse(Body& body, As<RemMemReg>) {
 Result<SetLogBase> parse(Body& body, As<SetLogBase>) {
   return SetLogBase{
       .size = body.read<std::uint64_t>(0), .offset = body.read<std::uint64_t>(8), .file = std::move(body.fds.front())};
+}
+
+Result<IotlbMsg> parse(Body& body, As<IotlbMsg>) {
+  wire::Iotlb iotlb{};
+  std::memcpy(&iotlb, body.bytes.data(), std::min(body.bytes.size(), sizeof iotlb));
+  if (iotlb.type != wire::kIotlbUpdate && iotlb.type != wire::kIotlbInvalidate) {
+    return violation(fmt::format("type {}, must be update ({}) or invalidate ({})", iotlb.type, wire::kIotlbUpdate,
+                                 wire::kIotlbInvalidate));
+  }
+  if (iotlb.access > std::to_underlying(memory::Access::read_write)) {
+    return violation(fmt::format("access {}, must be from 0 to 3", iotlb.access));
+  }
+  return IotlbMsg{.is_update = iotlb.type == wire::kIotlbUpdate,
+                  .translation = {.iova = memory::Iova(iotlb.iova),
+                                  .size = iotlb.size,
+                                  .frontend_va = memory::FrontendVa(iotlb.user_address),
+                                  .access = static_cast<memory::Access>(iotlb.access)}};
 }
 
 Result<SetLogFd> parse(Body& body, As<SetLogFd>) {

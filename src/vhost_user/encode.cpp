@@ -43,6 +43,15 @@ class Encoder {
     out.fds.push_back(&message.file);
     return out;
   }
+  Outgoing operator()(const IotlbMsg& message) const {
+    const memory::Translation& said = message.translation;
+    return with(message, wire::Iotlb{.iova = said.iova.value(),
+                                     .size = said.size,
+                                     .user_address = said.frontend_va.value(),
+                                     .access = std::to_underlying(said.access),
+                                     .type = message.is_update ? wire::kIotlbUpdate : wire::kIotlbInvalidate,
+                                     .padding = {}});
+  }
   Outgoing operator()(const SetLogFd& message) const {
     Outgoing out{.bytes = frame(std::to_underlying(SetLogFd::kRequest), flags_, 0), .fds = {}};
     if (message.changed) out.fds.push_back(&message.changed->fd());

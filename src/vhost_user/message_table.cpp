@@ -53,7 +53,7 @@ constexpr MessageSpec kFrontend[] = {
   {19, "SEND_RARP",                 u64,            8,  8,          kAck,               FdRule::none,        {PF::rarp},                          kNoNeed,                       kAny,                     kDone },
   {20, "NET_SET_MTU",               u64,            8,  8,          kAck,               FdRule::none,        {PF::mtu},                           kNoNeed,                       kAny,                     kDone },
   {21, "SET_BACKEND_REQ_FD",        Payload::none,  0,  0,          kAck,               exactly_one,         {PF::backend_req},                   kNoNeed,                       kAny,                     kDone },
-  {22, "IOTLB_MSG",                 iotlb,          26, 32,         kStatus,            FdRule::none,        {},                                  VirtioNeed::access_platform,   kAny,                     kLater },
+  {22, "IOTLB_MSG",                 iotlb,          26, 32,         kStatus,            FdRule::none,        {},                                  VirtioNeed::access_platform,   kAny,                     kDone },
   {23, "SET_VRING_ENDIAN",          vring_state,    8,  8,          kAck,               FdRule::none,        {PF::cross_endian},                  kNoNeed,                       Phase::ring_stopped,      kLater },
   {24, "GET_CONFIG",                config,         13, kConfigMax, Reply::config,      FdRule::none,        {PF::config},                        kNoNeed,                       kAny,                     kDone },
   {25, "SET_CONFIG",                config,         13, kConfigMax, kAck,               FdRule::none,        {PF::config},                        kNoNeed,                       kAny,                     kDone },
@@ -80,7 +80,7 @@ constexpr MessageSpec kFrontend[] = {
 };
 
 constexpr MessageSpec kBackend[] = {
-  { 1, "IOTLB_MSG",                 iotlb,          26, 32, kAck,         FdRule::none,        {PF::backend_req},                           VirtioNeed::access_platform, kAny, kLater },
+  { 1, "IOTLB_MSG",                 iotlb,          26, 32, kAck,         FdRule::none,        {PF::backend_req},                           VirtioNeed::access_platform, kAny, kDone },
   { 2, "CONFIG_CHANGE_MSG",         Payload::none,  0,  0,  kAck,         FdRule::none,        {PF::backend_req, PF::config},               kNoNeed,                     kAny, kDone },
   { 3, "VRING_HOST_NOTIFIER_MSG",   vring_area,     24, 24, kAck,         one_unless_nofd_bit, {PF::backend_req, PF::backend_send_fd, PF::host_notifier}, kNoNeed,       kAny, kDone },
   { 4, "VRING_CALL",                vring_state,    8,  8,  kAck,         FdRule::none,        {PF::backend_req, PF::inband_notifications}, kNoNeed,                     kAny, kDone },

@@ -5,6 +5,7 @@
 #include "base/event_fd.h"
 #include "base/unix_socket.h"
 #include "memory/address.h"
+#include "memory/iotlb.h"
 #include "vhost_user/message_table.h"
 #include "virtio/ring.h"
 
@@ -88,6 +89,13 @@ struct SetLogBase {
 struct SetLogFd {
   static constexpr auto kRequest = Request::set_log_fd;
   std::optional<EventFd> changed;  ///< absent: it wants no news
+};
+
+/// What the owner of the IOMMU says of the driver's addresses: a translation, or that there is none any more.
+struct IotlbMsg {
+  static constexpr auto kRequest = Request::iotlb_msg;
+  bool is_update;  ///< else an invalidation: then only iova and size mean something
+  memory::Translation translation;
 };
 
 struct SetVringNum {
@@ -210,7 +218,8 @@ using FrontendMessage =
                  SetVringAddr, SetVringBase, GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures,
                  SetProtocolFeatures, GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig,
                  SetConfig, ResetDevice, VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus,
-                 GetInflightFd, SetInflightFd, GetVringBaseSkipDrain, PostcopyAdvise, PostcopyListen, PostcopyEnd>;
+                 GetInflightFd, SetInflightFd, GetVringBaseSkipDrain, PostcopyAdvise, PostcopyListen, PostcopyEnd,
+                 IotlbMsg>;
 
 /// What a message is answered with. Which one is due stands in the table.
 struct Done {};

@@ -92,6 +92,8 @@ class Session final : private port::DriverSide {
   port::Doorbell doorbell(QueueIndex queue) const override { return doorbells_.state(queue); }
   void offer_vfio_group(QueueIndex queue, const OwnedFd& group) override { groups_.offer(queue, group); }
   void withdraw_vfio_group(QueueIndex queue) override { groups_.withdraw(queue); }
+  bool translates() const override { return protocol_.has(ProtocolFeature::backend_req); }
+  void translation_missed(const memory::Miss& miss) override;
   bool is_arriving() const override { return postcopy_ != nullptr; }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
@@ -117,6 +119,7 @@ class Session final : private port::DriverSide {
   Result<Answer> on(AddMemReg);
   Result<Answer> on(const RemMemReg&);
   Result<Answer> on(const GetMaxMemSlots&);
+  Result<Answer> on(const IotlbMsg&);
   // session_ring.cpp
   Result<Answer> on(const SetVringNum&);
   Result<Answer> on(const SetVringAddr&);

@@ -70,6 +70,25 @@ Result<void> Session::update_log() {
   return port_.set_log(logs_all_ ? dirty_log_ : nullptr);
 }
 
+// --- The IOMMU between the driver and us, whose owner the front-end is. ----------------------------------------------
+
+Result<Answer> Session::on(const IotlbMsg& message) {
+  const memory::Translation& said = message.translation;
+  if (message.is_update) {
+    CW_CHECK(port_.update_translation(said));
+    return U64Answer{0};
+  }
+  if (said.size == 0 || said.iova.value() + (said.size - 1) < said.iova.value()) {
+    return fail(Errc::peer_violation, fmt::format("invalidation of {}+{:#x} is empty or wraps", said.iova, said.size));
+  }
+  CW_CHECK(port_.invalidate_translations({.first = said.iova, .size = said.size}));
+  return U64Answer{0};
+}
+
+void Session::translation_missed(const memory::Miss& miss) {
+  if (channel_) channel_->send({.request = BackendRequest::iotlb_msg, .miss = miss});
+}
+
 Result<Answer> Session::on(const GetMaxMemSlots&) {
   return U64Answer{kMaxMemorySlots};
 }

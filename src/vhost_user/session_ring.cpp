@@ -30,6 +30,7 @@ Result<Answer> Session::on(const SetVringAddr& message) {
 
 port::RingAddressKind Session::address_kind(const SetVringAddr& message) {
   using enum port::RingAddressKind;
+  if (port_.is_translated()) return guest;
   if (!protocol_.has(ProtocolFeature::gpa_addresses)) return frontend;
   // Front-ends built on rust-vmm's vhost before 0.17 take this bit for SHMEM and go on sending their own addresses.
   // Those lie in no guest region, so that they can be told apart without doubt.

@@ -2,6 +2,7 @@
 // Spec: QEMU docs/interop/vhost-user.rst, "Message Specification".
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 namespace causeway::vhost_user::wire {
@@ -40,6 +41,20 @@ struct LogArea {
   std::uint64_t offset;
 };
 static_assert(sizeof(LogArea) == 16);
+
+/// struct vhost_iotlb_msg of linux/vhost_types.h; the bytes behind `type` may be missing.
+struct Iotlb {
+  std::uint64_t iova;
+  std::uint64_t size;
+  std::uint64_t user_address;
+  std::uint8_t access;  ///< memory::Access
+  std::uint8_t type;
+  std::array<std::uint8_t, 6> padding;
+};
+static_assert(sizeof(Iotlb) == 32);
+inline constexpr std::uint8_t kIotlbMiss = 1;
+inline constexpr std::uint8_t kIotlbUpdate = 2;
+inline constexpr std::uint8_t kIotlbInvalidate = 3;
 
 inline constexpr std::uint64_t kVringFdIndexMask = 0xff;
 inline constexpr std::uint64_t kVringFdNone = 0x100;

@@ -1,8 +1,10 @@
 // Descriptor chains, translated: what a device works on.
 #pragma once
 
+#include "memory/address.h"
 #include "memory/guest_span.h"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -46,6 +48,13 @@ class ChainBatch {
   std::span<const memory::GuestSpan> writable(const Chain& chain) const {
     return {segments_.data() + chain.first + chain.readable, chain.writable};
   }
+  std::span<const memory::GuestSpan> all(const Chain& chain) const {
+    return {segments_.data() + chain.first, std::size_t{chain.readable} + chain.writable};
+  }
+  /// The driver's addresses of a chain's segments, where they are before an IOMMU.
+  std::span<const memory::Iova> addresses(const Chain& chain) const {
+    return std::span(addresses_).subspan(chain.first, std::size_t{chain.readable} + chain.writable);
+  }
 
   // For those who fill it: the ring engines.
 
@@ -64,12 +73,18 @@ class ChainBatch {
       segments_.resize(2 * segments_.size());
     segments_[segment_count_++] = segment;
   }
+  /// The driver's address of the segment appended last.
+  void note_address(memory::Iova at) {
+    addresses_.resize(std::max(addresses_.size(), segments_.size()));
+    addresses_[segment_count_ - 1] = at;
+  }
   std::size_t segment_count() const { return segment_count_; }
 
  private:
   std::array<Chain, kMaxChains> chains_;
   std::size_t count_ = 0;
   std::vector<memory::GuestSpan> segments_;
+  std::vector<memory::Iova> addresses_;
   std::size_t segment_count_ = 0;
 };
 

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
 namespace causeway::virtio {
 
@@ -34,17 +36,17 @@ class ChainWalker {
   /// Appends one descriptor's buffer to `chain`. Cost, when it lies in the region of the one before: two comparisons.
   RingFault add(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length, std::uint16_t flags) {
     const std::size_t before = batch.segment_count();
-    if (!translator_.translate(address, length, [&](memory::GuestSpan piece) {
-          if (piece.size() != 0) [[likely]]
-            batch.append(piece);
-        })) [[unlikely]] {
-      return RingFault::outside_memory;
+    const bool writes = (flags & kDescWrite) != 0;
+    if (const auto segment = translator_.translate_at_once(address, length)) [[likely]] {
+      if (segment->size() != 0) batch.append(*segment);
+    } else if (const RingFault fault = append_pieces(batch, address, length, writes); fault != RingFault::none) {
+      return fault;
     }
     const auto pieces = static_cast<std::uint32_t>(batch.segment_count() - before);
     // A descriptor over many small regions has many pieces; the chain as a whole stays bounded.
     if (batch.segment_count() - chain.first > std::size_t{2} * chain_limit_) [[unlikely]]
       return RingFault::chain_too_long;
-    if ((flags & kDescWrite) != 0) {
+    if (writes) {
       chain.writable += pieces;
       chain.writable_bytes += length;
       return RingFault::none;
@@ -74,7 +76,12 @@ class ChainWalker {
   /// Appends the buffers that an indirect table names, in the format of the ring's layout (2.7.5.3, 2.8.8).
   RingFault add_indirect(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length);
 
+  /// What chains have lacked since the last call: of RingFault::translation_missed it is the cause.
+  std::vector<memory::Miss> take_misses() { return std::exchange(misses_, {}); }
+
  private:
+  RingFault append_pieces(ChainBatch& batch, std::uint64_t address, std::uint32_t length, bool writes);
+  RingFault miss(std::uint64_t address, std::uint32_t length, memory::Access access);
   RingFault walk_split_table(ChainBatch& batch, Chain& chain, const memory::GuestSpan& table, std::uint32_t entries);
   RingFault walk_packed_table(ChainBatch& batch, Chain& chain, const memory::GuestSpan& table, std::uint32_t entries);
 
@@ -82,6 +89,7 @@ class ChainWalker {
   Layout layout_;
   bool indirect_;
   std::uint32_t chain_limit_;
+  std::vector<memory::Miss> misses_;
 };
 
 }  // namespace causeway::virtio

@@ -77,7 +77,7 @@ inline bool PackedDeviceQueue::take_chain(ChainBatch& batch, PackedTail first) {
   if (fault != RingFault::none) [[unlikely]] {
     batch.abandon(chain);
     avail_ = from;
-    fault_ = fault;
+    if (fault != RingFault::translation_missed) fault_ = fault;
     return false;
   }
   batch.commit();
@@ -99,13 +99,32 @@ std::uint16_t PackedDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
     if (!is_available(first.flags())) break;
     if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
       break;
-    if (!take_chain(batch, first)) [[unlikely]]
+    if (!take_chain(batch, first)) [[unlikely]] {
+      if (fault_ == RingFault::none) look_ahead(batch, limit - count);
       break;
+    }
   }
   return count;
 }
 
+/// What the next chains lack is asked for together.
+void PackedDeviceQueue::look_ahead(ChainBatch& batch, std::uint32_t limit) {
+  const PackedPosition from = avail_;
+  room_ = config_.size.entries() - avail_.distance_from(used_);
+  for (; limit != 0 && room_ != 0; --limit) {
+    const PackedTail first = load_tail();
+    if (!is_available(first.flags())) break;
+    Chain& chain = batch.begin();
+    const RingFault fault = walk(batch, chain, first);
+    batch.abandon(chain);
+    // What else is wrong is for the look that takes it.
+    if (fault != RingFault::none && fault != RingFault::translation_missed) break;
+  }
+  avail_ = from;
+}
+
 RingFault PackedDeviceQueue::walk(ChainBatch& batch, Chain& chain, PackedTail tail) {
+  RingFault outcome = RingFault::none;
   for (std::uint16_t slots = 1;; ++slots) {
     // More than the ring holds cannot be in flight, unless the driver makes available again what it has not got back.
     if (room_ == 0) return slots == 1 ? RingFault::avail_index_jumped : RingFault::chain_too_long;
@@ -113,12 +132,13 @@ RingFault PackedDeviceQueue::walk(ChainBatch& batch, Chain& chain, PackedTail ta
     const std::uint64_t address = load_address();
     avail_.advance(1);
     const RingFault fault = add(batch, chain, address, tail.length(), tail.flags());
-    if (fault != RingFault::none) return fault;
+    if (fault != RingFault::none) outcome = fault;
+    if (outcome != RingFault::none && outcome != RingFault::translation_missed) return outcome;
     if ((tail.flags() & kDescNext) == 0) {
       // Only the last descriptor's buffer id counts (2.8.6).
       chain.id = tail.id();
       chain.slots = slots;
-      return RingFault::none;
+      return outcome;
     }
     tail = load_tail();
   }
@@ -135,11 +155,13 @@ RingFault PackedDeviceQueue::walk_again(ChainBatch& batch, Chain& chain, const I
   chain.id = chain_again.id;
   chain.slots = static_cast<std::uint16_t>(chain_again.descriptors.size());
   chain.again = 1;
+  RingFault outcome = RingFault::none;
   for (const PackedDescriptor& descriptor : chain_again.descriptors) {
     const RingFault fault = add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
-    if (fault != RingFault::none) return fault;
+    if (fault != RingFault::none) outcome = fault;
+    if (outcome != RingFault::none && outcome != RingFault::translation_missed) break;
   }
-  return RingFault::none;
+  return outcome;
 }
 
 std::uint16_t PackedDeviceQueue::take_again(ChainBatch& batch, std::uint16_t limit) {
@@ -150,7 +172,7 @@ std::uint16_t PackedDeviceQueue::take_again(ChainBatch& batch, std::uint16_t lim
     const RingFault fault = walk_again(batch, chain, next);
     if (fault != RingFault::none) {
       batch.abandon(chain);
-      fault_ = fault;
+      if (fault != RingFault::translation_missed) fault_ = fault;
       return count;
     }
     batch.commit();

@@ -49,6 +49,8 @@ class PackedDeviceQueue {
   bool arm();
   void disarm();
 
+  std::vector<memory::Miss> take_misses() { return walker_.take_misses(); }
+
   RingFault fault() const { return fault_; }
   void set_fault(RingFault fault) { fault_ = fault; }
 
@@ -72,6 +74,7 @@ class PackedDeviceQueue {
   RingFault walk_again(ChainBatch& batch, Chain& chain, const InFlight& chain_again);
   RingFault add(ChainBatch& batch, Chain& chain, std::uint64_t address, std::uint32_t length, std::uint16_t flags);
   std::uint16_t take_again(ChainBatch& batch, std::uint16_t limit);
+  void look_ahead(ChainBatch& batch, std::uint32_t limit);
   void remember(const Chain& chain, PackedPosition at);
 
   void put_used(std::uint16_t id, std::uint32_t written) {

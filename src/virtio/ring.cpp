@@ -11,11 +11,15 @@ namespace {
 
 Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova address, RingAreaSizes::Area area,
                                       const memory::MemoryMap& map) {
-  const auto [size, alignment] = area;
+  const auto [size, alignment, access] = area;
   if (address.value() % alignment != 0) {
     return fail(Errc::peer_violation, fmt::format("{} at {} is not aligned to {} bytes", name, address, alignment));
   }
-  const auto span = map.translate(address, size);
+  const auto span = map.translate(address, size, access);
+  if (!span && map.is_translated()) {
+    return fail(Errc::not_supported,
+                fmt::format("{} at {}+{:#x} is not one run of memory behind the IOMMU", name, address, size));
+  }
   if (!span) {
     return fail(Errc::peer_violation, fmt::format("{} at {}+{:#x} is not inside guest memory", name, address, size));
   }
@@ -70,6 +74,10 @@ std::string_view text(RingFault fault) {
       return "a device-readable descriptor after a device-writable one";
     case RingFault::chain_without_use:
       return "a descriptor chain of a shape that this queue cannot use";
+    case RingFault::access_denied:
+      return "a descriptor asks for what the IOMMU denies";
+    case RingFault::translation_missed:
+      return "addresses that are not known yet";
   }
   return "unknown fault";
 }
@@ -85,6 +93,25 @@ Result<RingAreas> RingAreas::locate(const RingConfig& config, const memory::Memo
          locate_area(packed ? "driver event suppression" : "available ring", config.available, sizes.available, map));
   CW_TRY(areas.used, locate_area(packed ? "device event suppression" : "used ring", config.used, sizes.used, map));
   return areas;
+}
+
+bool RingAreas::list_missing(const RingConfig& config, const memory::MemoryMap& map,
+                             std::vector<memory::Miss>& misses) {
+  const auto sizes = RingAreaSizes::of(config.layout(), config.size);
+  const auto list = [&](memory::Iova at, const RingAreaSizes::Area& area) {
+    return map.list_missing(at, area.bytes, area.access, misses);
+  };
+  return list(config.descriptors, sizes.descriptors) && list(config.available, sizes.available) &&
+         list(config.used, sizes.used);
+}
+
+bool RingAreas::overlap(const RingConfig& config, const memory::IovaRange& range) {
+  const auto sizes = RingAreaSizes::of(config.layout(), config.size);
+  const auto has_part_of = [&](memory::Iova at, const RingAreaSizes::Area& area) {
+    return range.overlaps({.first = at, .size = area.bytes});
+  };
+  return has_part_of(config.descriptors, sizes.descriptors) || has_part_of(config.available, sizes.available) ||
+         has_part_of(config.used, sizes.used);
 }
 
 }  // namespace causeway::virtio

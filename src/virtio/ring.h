@@ -100,14 +100,16 @@ struct RingAreaSizes {
   struct Area {
     std::size_t bytes;
     std::size_t alignment;
+    memory::Access access;  ///< the device's
   };
   Area descriptors;
   Area available;
   Area used;
   static constexpr RingAreaSizes of(Layout layout, QueueSize size) {
+    using enum memory::Access;
     const std::size_t entries = size.entries();
-    if (layout == Layout::packed) return {{16 * entries, 16}, {4, 4}, {4, 4}};
-    return {{16 * entries, 16}, {6 + 2 * entries, 2}, {6 + 8 * entries, 4}};
+    if (layout == Layout::packed) return {{16 * entries, 16, read_write}, {4, 4, read}, {4, 4, read_write}};
+    return {{16 * entries, 16, read}, {6 + 2 * entries, 2, read}, {6 + 8 * entries, 4, read_write}};
   }
 };
 
@@ -118,6 +120,10 @@ struct RingAreas {
   memory::GuestSpan used;
   /// Errc::peer_violation when an area is misaligned or not in `map`; the text names it.
   static Result<RingAreas> locate(const RingConfig& config, const memory::MemoryMap& map);
+  /// What of them a map that is translated lacks; false: it has something that must not be used so.
+  static bool list_missing(const RingConfig& config, const memory::MemoryMap& map, std::vector<memory::Miss>& misses);
+  /// Whether one of them has a byte in the range.
+  static bool overlap(const RingConfig& config, const memory::IovaRange& range);
 };
 
 /// Why a device side cannot go on with a ring. One byte, so that hot loops make no text.
@@ -133,7 +139,9 @@ enum class RingFault : std::uint8_t {
   indirect_nested,
   indirect_too_long,
   readable_after_writable,
-  chain_without_use,  ///< a chain the device type cannot use: no writable part where one is due, or the like
+  chain_without_use,   ///< a chain the device type cannot use: no writable part where one is due, or the like
+  access_denied,       ///< the IOMMU does not let the device do that
+  translation_missed,  ///< no fault: the chain can be taken once its addresses are known
 };
 std::string_view text(RingFault fault);
 

@@ -82,17 +82,21 @@ void SplitDeviceQueue::refresh_available() {
   known_avail_ = index;
 }
 
+inline RingFault SplitDeviceQueue::walk_from(ChainBatch& batch, Chain& chain, std::uint16_t head) {
+  const Descriptor first = Descriptor::fetch(areas_.descriptors, head);
+  return (first.flags & (kDescNext | kDescIndirect)) == 0
+             ? walker_.add_only(batch, chain, first.address, first.length, first.flags)
+             : walk(batch, chain, first);
+}
+
 inline bool SplitDeviceQueue::take_chain(ChainBatch& batch, std::uint16_t head, bool again) {
   Chain& chain = batch.begin();
   chain.again = again ? 1 : 0;
   chain.id = head;
-  const Descriptor first = Descriptor::fetch(areas_.descriptors, head);
-  const RingFault fault = (first.flags & (kDescNext | kDescIndirect)) == 0
-                              ? walker_.add_only(batch, chain, first.address, first.length, first.flags)
-                              : walk(batch, chain, first);
+  const RingFault fault = walk_from(batch, chain, head);
   if (fault != RingFault::none) [[unlikely]] {
     batch.abandon(chain);
-    fault_ = fault;
+    if (fault != RingFault::translation_missed) fault_ = fault;
     return false;
   }
   batch.commit();
@@ -120,11 +124,22 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
   for (std::uint16_t i = 0; i < count; ++i) {
     if (batch.segment_count() >= ChainWalker::kSegmentsPerBatch && batch.size() != 0) [[unlikely]]
       return i;
-    if (!take_chain(batch, heads[i], false)) [[unlikely]]
+    if (!take_chain(batch, heads[i], false)) [[unlikely]] {
+      if (fault_ == RingFault::none) look_ahead(batch, std::span(heads).first(count).subspan(i + 1));
       return i;
+    }
     ++next_avail_;
   }
   return count;
+}
+
+/// What these chains lack is asked for together with what the one before them lacks.
+void SplitDeviceQueue::look_ahead(ChainBatch& batch, std::span<const std::uint16_t> heads) {
+  for (const std::uint16_t head : heads) {
+    Chain& chain = batch.begin();
+    walk_from(batch, chain, head);  // what else is wrong is for the look that takes it
+    batch.abandon(chain);
+  }
 }
 
 std::uint16_t SplitDeviceQueue::take_again(ChainBatch& batch, std::uint16_t limit) {
@@ -138,14 +153,17 @@ std::uint16_t SplitDeviceQueue::take_again(ChainBatch& batch, std::uint16_t limi
 }
 
 RingFault SplitDeviceQueue::walk(ChainBatch& batch, Chain& chain, Descriptor descriptor) {
+  RingFault outcome = RingFault::none;
   for (std::uint32_t budget = config_.size.entries(); budget != 0; --budget) {
     if ((descriptor.flags & kDescIndirect) != 0) {
       if ((descriptor.flags & kDescNext) != 0) return RingFault::indirect_nested;
-      return walker_.add_indirect(batch, chain, descriptor.address, descriptor.length);
+      const RingFault fault = walker_.add_indirect(batch, chain, descriptor.address, descriptor.length);
+      return fault != RingFault::none ? fault : outcome;
     }
     const RingFault fault = walker_.add(batch, chain, descriptor.address, descriptor.length, descriptor.flags);
-    if (fault != RingFault::none) return fault;
-    if ((descriptor.flags & kDescNext) == 0) return RingFault::none;
+    if (fault != RingFault::none) outcome = fault;
+    if (outcome != RingFault::none && outcome != RingFault::translation_missed) return outcome;
+    if ((descriptor.flags & kDescNext) == 0) return outcome;
     if (descriptor.next > mask_) return RingFault::next_out_of_range;
     descriptor = Descriptor::fetch(areas_.descriptors, descriptor.next);
   }

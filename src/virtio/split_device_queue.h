@@ -67,6 +67,10 @@ class SplitDeviceQueue {
   /// Tells the driver that kicks are not needed.
   void disarm();
 
+  /// What `take` has found missing in a map that is translated, of the chain at which it stopped and of those behind
+  /// it.
+  std::vector<memory::Miss> take_misses() { return walker_.take_misses(); }
+
   RingFault fault() const { return fault_; }
   /// A user that finds a chain unusable for its device type stops the ring with this.
   void set_fault(RingFault fault) { fault_ = fault; }
@@ -82,6 +86,8 @@ class SplitDeviceQueue {
   void refresh_available();
   std::uint16_t take_again(ChainBatch& batch, std::uint16_t limit);
   bool take_chain(ChainBatch& batch, std::uint16_t head, bool again);
+  RingFault walk_from(ChainBatch& batch, Chain& chain, std::uint16_t head);
+  void look_ahead(ChainBatch& batch, std::span<const std::uint16_t> heads);
   RingFault walk(ChainBatch& batch, Chain& chain, Descriptor descriptor);
   void put_used(std::uint32_t id, std::uint32_t written) {
     const std::size_t slot = kRingEntries + 8u * (next_used_ & mask_);

@@ -186,7 +186,8 @@ class World {
     regions.push_back(shadow_->region);
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
-    relay_ = value_or_die(RelayQueue::start({.ring = config_, .kick = {}, .call = {}}, memory_.map(), log_, *shadow_,
+    relay_ = value_or_die(RelayQueue::start({.ring = config_, .kick = {}, .call = {}},
+                                            port::RelayMaps::untranslated(memory_.map()), log_, *shadow_,
                                             {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
                                             [this](Error reason) { fault = std::move(reason); }));
   }
@@ -257,12 +258,12 @@ struct HostileDevice : ::testing::TestWithParam<FeatureSet> {
         driver(value_or_die(DriverQueue::start(config, memory.map()))),
         shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))),
         device(value_or_die(DeviceQueue::start(shadow.config, everything()))),
-        relay(value_or_die(RelayQueue::start({.ring = config, .kick = {}, .call = {}}, memory.map(), nullptr, shadow,
-                                             {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                                             [this](Error reason) {
-                                               ++faults;
-                                               fault = std::move(reason.what);
-                                             }))) {
+        relay(value_or_die(RelayQueue::start(
+            {.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr, shadow,
+            {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](Error reason) {
+              ++faults;
+              fault = std::move(reason.what);
+            }))) {
     const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
     EXPECT_TRUE(driver.add({}, {&buffer, 1}, 7));
     driver.publish();
@@ -360,10 +361,10 @@ TEST(RelayQueue, AChainTooLongForTheDeviceIsTheOneFault) {
       DriverQueue::start(config, memory.map(), virtio::IndirectArea(memory.allocate(virtio::indirect_bytes(4)))));
   const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
   std::vector<std::string> faults;
-  const auto relay =
-      value_or_die(RelayQueue::start({.ring = config, .kick = {}, .call = {}}, memory.map(), nullptr, shadow,
-                                     {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                                     [&](const Error& reason) { faults.push_back(reason.what); }));
+  const auto relay = value_or_die(
+      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr,
+                        shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+                        [&](const Error& reason) { faults.push_back(reason.what); }));
   const std::vector<DriverBuffer> parts(5, {.address = memory.allocate(1), .length = 1});
   ASSERT_TRUE(driver.add(parts, {}, 1));
   driver.publish();
@@ -385,10 +386,11 @@ TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
   auto driver = value_or_die(DriverQueue::start(config, memory.map()));
   driver.disarm();
   const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
-  const auto relay = value_or_die(RelayQueue::start(
-      {.ring = config, .kick = {}, .call = {}}, memory.map(), value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)),
-      shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-      [](const Error& reason) { FAIL() << reason.what; }));
+  const auto relay = value_or_die(
+      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()),
+                        value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)), shadow,
+                        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+                        [](const Error& reason) { FAIL() << reason.what; }));
   const auto word = GuestMemory::kBase / memory::DirtyLog::kPage / 8;
   memory::GuestSpan::over({bits->data(), bits->size()}).put(word, std::uint8_t{0});
   const DriverBuffer nothing{.address = memory.allocate(1), .length = 0};

@@ -19,6 +19,8 @@ FIRST_SLOT = 0x18  # of the root ports; NICs are below
 VFIO_MODULES = ("vfio_iommu_type1", "vfio-pci")
 SHARE_MODULES = ("9p", "9pnet_virtio")
 SHARE_OPTIONS = "ro,trans=virtio,version=9p2000.L,msize=262144"
+BEHIND_IOMMU = "iommu_platform=on,ats=on"  # properties that put a virtio device behind the guest's IOMMU
+MAPPINGS = {"lazy": " intel_iommu=on", "strict": " intel_iommu=on iommu.strict=1", "passthrough": " intel_iommu=on iommu=pt"}
 KVM_MODULES = ("kvm-amd",)  # TCG emulates no other's
 MIGRATION_PORT = 4444
 LONGEST_REQUEST = 3500  # bytes; the guest's terminal holds 4096 before it drops some
@@ -114,20 +116,22 @@ class Result:
 class Guest:
     """A guest; start() boots it, run() works inside it. `folder` takes its sockets and logs, so its path must be short.
 
-    With an IOMMU, programs in the guest can drive its PCI functions through VFIO; with KVM, make virtual machines. `programs` are
+    With an IOMMU, programs in the guest can drive its PCI functions through VFIO, and its kernel maps what it gives to devices as
+    `mappings` says ("strict", "lazy", "passthrough"; of devices with BEHIND_IOMMU among their properties); with KVM, make virtual machines. `programs` are
     more of ours for its /bin, `files` others (as SOURCE:DESTINATION), `shares` folders of the host that it can read. QEMU runs in
     `namespace`, if there is one."""
 
     scratch = "/tmp"
 
     def __init__(self, name, folder, devices=(), memory_mib=256, cpus=1, memory_slots=0, plug=None, iommu=False, kvm=False,
-                 programs=(), files=(), shares=(), namespace=None):
+                 mappings="lazy", programs=(), files=(), shares=(), namespace=None):
         self.name = name
         self.devices = tuple(devices)
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.memory_slots = memory_slots
         self.iommu = iommu
+        self.mappings = mappings
         self.kvm = kvm
         self.programs = tuple(programs)
         self.files = tuple(files)
@@ -164,7 +168,7 @@ class Guest:
                 "-chardev", f"socket,id=commands,path={self._commands_path}",
                 "-device", "virtio-serial-pci,addr=0x8", "-device", "virtserialport,chardev=commands",
                 "-kernel", vm_folder() / "vmlinux", "-initrd", initramfs(modules, self.programs, self.files),
-                "-append", f"console=ttyS0 quiet mitigations=off{' intel_iommu=on' if self.iommu else ''}", *shares, *plug]
+                "-append", f"console=ttyS0 quiet mitigations=off{MAPPINGS[self.mappings] if self.iommu else ''}", *shares, *plug]
 
     def _own_plug(self):
         slots = f",slots={self.memory_slots},maxmem={4 * self.memory_mib}M" if self.memory_slots else ""

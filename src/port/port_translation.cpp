@@ -1,0 +1,146 @@
+// An IOMMU between the driver and its Devices: queues are relayed, and wait for the addresses that are not known.
+
+#include "port/port.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+
+namespace causeway::port {
+namespace {
+
+/// Misses that are remembered as asked: a driver that names more pages than this at once asks some of them twice.
+constexpr std::size_t kMaxAsked = 4096;
+
+/// How long a front-end may take to answer before it is asked again.
+constexpr std::chrono::milliseconds kPatience{1000};
+
+}  // namespace
+
+bool Port::is_translated() const {
+  return side_ != nullptr && features_.has(virtio::Feature::access_platform) && side_->translates();
+}
+
+Result<void> Port::update_translation(const memory::Translation& translation) {
+  if (!is_translated())
+    return fail(Errc::peer_violation, "no address is translated: ACCESS_PLATFORM is not negotiated");
+  CW_TRY(const auto forgotten, iotlb_.update(translation, *memory_));
+  ++translation_counts_.updates;
+  const memory::IovaRange range{.first = translation.iova, .size = translation.size};
+  forget_asked(range);
+  CW_CHECK(renew_translations(forgotten ? &*forgotten : nullptr));
+  start_waiting();
+  return {};
+}
+
+Result<void> Port::invalidate_translations(const memory::IovaRange& range) {
+  if (!is_translated())
+    return fail(Errc::peer_violation, "no address is translated: ACCESS_PLATFORM is not negotiated");
+  ++translation_counts_.invalidations;
+  iotlb_.invalidate(range);
+  // Who still waits for something of it asks anew, since the maps are replaced.
+  forget_asked(range);
+  return renew_translations(&range);
+}
+
+void Port::forget_asked(const memory::IovaRange& range) {
+  std::erase_if(asked_, [&](const auto& page) {
+    return range.overlaps({.first = page.first, .size = memory::MemoryMap::kIommuPage});
+  });
+}
+
+/// Gives the queues what is known now. Those that use something of what is `gone` are stopped while they still have it,
+/// so that all they have done can be told to the driver.
+Result<void> Port::renew_translations(const memory::IovaRange* gone) {
+  const RelayMaps next{.driver = iotlb_.map(memory_), .device = memory_};
+  std::vector<std::uint16_t> users;
+  std::vector<std::pair<QueueIndex, Error>> failed;
+  if (config_.relay_worker != nullptr) {
+    config_.relay_worker->run([&] {
+      for (Queue& state : queues_) {
+        if (!state.relay) continue;
+        const QueueIndex queue = index_of(state);
+        RelayQueue& relayed = state.relay->queue();
+        if (gone != nullptr && relayed.uses(*gone)) {
+          users.push_back(number(queue));
+        } else if (auto kept = relayed.replace_maps(next); !kept) {
+          failed.emplace_back(queue, std::move(kept).error());
+        }
+      }
+    });
+  }
+  for (const auto& [queue, reason] : failed) {
+    if (!queues_[number(queue)].failed) fail_queue(queue, reason);
+  }
+  std::erase_if(users, [&](std::uint16_t queue) { return queues_[queue].failed || !pause(QueueIndex{queue}); });
+  translated_ = next.driver;
+  resume(users);
+  return {};
+}
+
+/// Whether the queue must wait for its ring; what it lacks is asked for.
+Result<bool> Port::awaits_ring(QueueIndex queue, const Queue& state) {
+  if (is_control(queue)) {
+    return fail(Errc::not_supported,
+                fmt::format("queue {} is the control queue, which cannot lie before an IOMMU", number(queue)));
+  }
+  CW_TRY(const auto ring, place_of(queue, state));
+  std::vector<memory::Miss> misses;
+  if (!virtio::RingAreas::list_missing(ring, *translated_, misses)) {
+    return fail(Errc::peer_violation, fmt::format("queue {}: the IOMMU denies access to its ring", number(queue)));
+  }
+  ask(misses);
+  return !misses.empty();
+}
+
+void Port::ask(std::span<const memory::Miss> misses) {
+  if (!is_translated()) return;
+  std::vector<memory::Miss> unknown;
+  for (const memory::Miss& miss : misses) {
+    unknown.clear();
+    // The answer may have come while the question was on its way here.
+    translated_->list_missing(miss.at, 1, miss.access, unknown);
+    if (unknown.empty()) continue;
+    if (asked_.size() >= kMaxAsked) asked_.clear();
+    if (!asked_.emplace(miss.at, miss.access).second) continue;
+    ++translation_counts_.misses;
+    side_->translation_missed(miss);
+  }
+  if (!asked_.empty() && !ask_timer_) watch_answers();
+}
+
+/// A front-end that cannot translate an address says nothing, though it may be able to later.
+void Port::watch_answers() {
+  ask_timer_.emplace(loop_.after(kPatience, [this, before = asked_] {
+    const auto again = before.size();
+    std::vector<std::pair<memory::Iova, memory::Access>> late;
+    std::ranges::set_intersection(before, asked_, std::back_inserter(late));
+    ask_timer_.reset();
+    if (!late.empty() && log_limit_.allow()) {
+      log::warn("port {}: {} of {} addresses of the driver's are still not translated, the first {}; queues wait",
+                name(), late.size(), again, late.front().first);
+    }
+    for (const auto& [at, access] : late) side_->translation_missed({.at = at, .access = access});
+    if (!asked_.empty()) watch_answers();
+  }));
+}
+
+/// The rings of some queues may be known by now.
+void Port::start_waiting() {
+  std::vector<std::uint16_t> waiting;
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    if (queues_[i].started && queues_[i].waits) waiting.push_back(i);
+  }
+  resume(waiting);
+}
+
+void Port::forget_translations() {
+  iotlb_.clear();
+  asked_.clear();
+  ask_timer_.reset();
+  translated_ = iotlb_.map(memory_);
+}
+
+}  // namespace causeway::port

@@ -1,0 +1,92 @@
+"""NICs and disks behind a guest's IOMMU: Linux maps what it gives to them, and takes it back."""
+
+import json
+import unittest
+
+from harness.case import IntegrationCase
+from harness.daemon import DiskPort, Port
+from harness.guest import BEHIND_IOMMU, Disk, Nic
+from harness.transfer import Transfer
+
+ADDRESSES = ("10.0.0.1", "10.0.0.2")
+MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
+MIB = 1 << 20
+
+
+class NicBehindIommu(IntegrationCase):
+    """The one guest's NIC is behind its IOMMU, the other's is not."""
+
+    def start_pair(self, mappings, properties=""):
+        ports = [Port(f"net{n}", self.folder / f"net{n}.sock", mac=mac, devices=("soft-a", "soft-b")) for n, mac in enumerate(MACS)]
+        self.daemon = self.start_daemon(*ports)
+        nics = [Nic(port.socket, port.mac, properties=more) for port, more in zip(ports, (BEHIND_IOMMU + properties, ""))]
+        self.guests = [self.start_guest("guest0", nics[0], iommu=True, mappings=mappings), self.start_guest("guest1", nics[1])]
+        for guest, address in zip(self.guests, ADDRESSES):
+            guest.set_address(address)
+        self.guests[0].await_ping(ADDRESSES[1])
+
+    def translation(self):
+        return self.daemon.cli_json("port", "show", "net0")
+
+    def assert_streams_arrive(self, **options):
+        for sender in (0, 1):
+            Transfer(self.guests[sender], ADDRESSES[sender], self.guests[1 - sender], **options).finish()
+        shown = self.translation()
+        self.assertIn("access_platform", shown["features_negotiated"])
+        print(shown.get("translation"), end=" ", flush=True)
+
+    def test_strict(self):
+        self.start_pair("strict")
+        self.assert_streams_arrive(block_mib=1)
+
+    def test_strict_packed(self):
+        self.start_pair("strict", ",packed=on")
+        self.assert_streams_arrive(block_mib=1)
+
+    def test_lazy(self):
+        self.start_pair("lazy")
+        self.assert_streams_arrive(block_mib=1)
+
+    def test_passthrough(self):
+        self.start_pair("passthrough")
+        self.assert_streams_arrive()
+
+
+class DiskBehindIommu(IntegrationCase):
+    """A disk behind its guest's IOMMU."""
+
+    def start_disk(self, mappings, properties=""):
+        image = self.folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(64 * MIB)
+        port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{image}")
+        self.daemon = self.start_daemon(port)
+        self.guest = self.start_guest("guest", Disk(port.socket, properties=BEHIND_IOMMU + properties), iommu=True, mappings=mappings)
+
+    def assert_disk_works(self):
+        report = json.loads(self.guest.check("blk_check soak /dev/vda 8 2000 3", 60).splitlines()[-1])
+        self.assertEqual(report["errors"], 0)
+        self.assertGreater(report["writes"], 100)
+        shown = self.daemon.cli_json("port", "show", "disk0")
+        self.assertIn("access_platform", shown["features_negotiated"])
+        print(report["writes"], "writes", shown.get("translation"), end=" ", flush=True)
+
+    def test_strict(self):
+        self.start_disk("strict")
+        self.assert_disk_works()
+
+    def test_strict_packed(self):
+        self.start_disk("strict", ",packed=on")
+        self.assert_disk_works()
+
+    def test_lazy(self):
+        self.start_disk("lazy")
+        self.assert_disk_works()
+
+    def test_passthrough(self):
+        self.start_disk("passthrough")
+        self.assert_disk_works()
+
+
+if __name__ == "__main__":
+    unittest.main()
