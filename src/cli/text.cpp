@@ -45,6 +45,12 @@ std::string totals_of(const api::Port& port, std::string_view kind) {
   return words.empty() ? "nothing" : fmt::format("{}", fmt::join(words, " "));
 }
 
+std::string translation_of(const api::Translation& known) {
+  const std::uint64_t looks = known.hits() + known.misses();
+  return fmt::format("{} runs of addresses known, {} of {} looked up were, {} unanswered, {} invalidations",
+                     known.entries(), known.hits(), looks, known.unanswered(), known.invalidations());
+}
+
 std::string queues_of(const api::Port& port) {
   const auto started = std::ranges::count_if(port.queues(), &api::Queue::started);
   return fmt::format("{}/{}", started, port.queues_size());
@@ -65,6 +71,7 @@ std::vector<Row> properties_of(const api::Port& port) {
       {"memory", fmt::format("{} regions, {} MiB", port.memory_regions(), port.memory_bytes() >> 20)},
       {"rebinds", fmt::format("{}", port.rebinds())},
   };
+  if (port.has_translation()) rows.push_back({"IOMMU", translation_of(port.translation())});
   if (!port.refused().empty()) rows.push_back({"refused", port.refused()});
   for (const auto& device : port.devices()) {
     const auto reason = port.unusable().find(device);

@@ -69,6 +69,7 @@ void fill(api::Queue& to, const port::QueueReport& from) {
   to.set_started(from.started);
   to.set_enabled(from.enabled);
   to.set_failed(from.failed);
+  to.set_waits(from.waits);
   to.set_device(from.device);
   to.set_device_queue(from.device_queue);
   to.set_path(std::string(port::name_of(from.path)));
@@ -96,6 +97,15 @@ void fill(api::BlkPort& to, const PortEntry& entry) {
   if (disk.limits.bytes) to.set_bandwidth(disk.limits.bytes->per_second);
 }
 
+void fill(api::Translation& to, const port::TranslationCounts& from) {
+  to.set_entries(from.entries);
+  to.set_updates(from.updates);
+  to.set_invalidations(from.invalidations);
+  to.set_hits(from.hits);
+  to.set_misses(from.misses);
+  to.set_unanswered(from.unanswered);
+}
+
 void fill(api::Port& to, const PortEntry& entry) {
   const config::PortConfig& config = entry.config;
   const port::PortReport report = entry.port->report();
@@ -117,6 +127,7 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_memory_regions(static_cast<std::uint32_t>(report.memory_regions));
   to.set_memory_bytes(report.memory_bytes);
   to.set_rebinds(report.rebinds);
+  if (report.translation) fill(*to.mutable_translation(), *report.translation);
   for (const auto& queue : report.queues) {
     const std::string kind = kind_text(queue, report, config.queue_pairs);
     fill(*to.add_queues(), queue);

@@ -278,6 +278,9 @@ PortReport Port::report() const {
     report.translation = translation_counts_;
     report.translation->entries = iotlb_.size();
     report.translation->unanswered = asked_.size();
+    for (const Queue& queue : queues_) {
+      if (queue.relay) report.translation->hits += queue.relay->queue().translated();
+    }
   }
   for (const Slot& slot : slots_) {
     const std::string& device = slot.device->info().name;

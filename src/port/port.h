@@ -23,7 +23,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -317,6 +316,7 @@ class Port {
   Result<bool> awaits_ring(QueueIndex queue, const Queue& state);
   void ask(std::span<const memory::Miss> misses);
   void watch_answers();
+  std::unique_ptr<Relay> take_relay(Queue& state);
   void forget_asked(const memory::IovaRange& range);
   Result<void> renew_translations(const memory::IovaRange* gone);
   void start_waiting();
@@ -326,7 +326,7 @@ class Port {
   Result<QueueState> halt(QueueIndex queue, Queue& state, vdpa::StopMode mode);
   QueueState start_of(const Queue& state) const;
   Result<QueueState> recover_state(QueueIndex queue, const Queue& state) const;
-  Result<QueueState> state_left(QueueIndex queue, Queue& state) const;
+  Result<QueueState> state_left(QueueIndex queue, Queue& state);
   Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();
@@ -386,7 +386,8 @@ class Port {
   std::shared_ptr<const memory::MemoryMap> memory_;
   memory::Iotlb iotlb_;
   std::shared_ptr<const memory::MemoryMap> translated_;      // what queues have of it
-  std::set<std::pair<memory::Iova, memory::Access>> asked_;  // and not answered
+  /// Asked and not answered; with the number of the question.
+  std::map<std::pair<memory::Iova, memory::Access>, std::uint64_t> asked_;
   TranslationCounts translation_counts_;
   std::optional<Loop::Registration> ask_timer_;  // while something is asked
   std::shared_ptr<const memory::DirtyLog> log_;

@@ -90,9 +90,9 @@ void Port::make_unusable(std::size_t slot, std::string Slot::* reason, const Err
 }
 
 /// Where a queue stands whose Device has gone.
-Result<QueueState> Port::state_left(QueueIndex queue, Queue& state) const {
+Result<QueueState> Port::state_left(QueueIndex queue, Queue& state) {
   if (std::exchange(state.waits, false)) return start_of(state);
-  if (state.relay) return std::exchange(state.relay, nullptr)->abandon();
+  if (state.relay) return take_relay(state)->abandon();
   auto left = device_of(state).last_state(state.bound.queue);
   if (!left) return recover_state(queue, state);
   note_run_again(queue, state, *left);

@@ -67,7 +67,7 @@ Result<void> Port::start_on(QueueIndex queue, Queue& state, const Binding& to, c
   }
   auto enabled = slot.device->enable_queue(to.queue, state.enabled);
   if (enabled) return {};
-  const auto stopped = state.relay ? std::exchange(state.relay, nullptr)->stop(vdpa::StopMode::leave)
+  const auto stopped = state.relay ? take_relay(state)->stop(vdpa::StopMode::leave)
                                    : slot.device->stop_queue(to.queue, vdpa::StopMode::leave);
   if (stopped) state.start = *stopped;
   return enabled;
@@ -111,12 +111,18 @@ Result<memory::Iova> Port::shadow_place(const Binding& to) const {
 }
 
 Result<QueueState> Port::stop_relay(Queue& state, vdpa::StopMode mode) {
-  const auto relay = std::exchange(state.relay, nullptr);
+  const auto relay = take_relay(state);
   auto stopped = relay->stop(mode);
   if (stopped) return stopped;
   log::warn("port {} queue {}: device {} does not stop: {}", name(), number(index_of(state)),
             device_of(state).info().name, stopped.error().text());
   return relay->abandon();
+}
+
+/// It is no longer the queue's; what it has counted is kept.
+std::unique_ptr<Relay> Port::take_relay(Queue& state) {
+  translation_counts_.hits += state.relay->queue().translated();
+  return std::exchange(state.relay, nullptr);
 }
 
 /// The guest's memory is another: before any of it is unmapped.

@@ -4,9 +4,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
-#include <iterator>
 
 namespace causeway::port {
 namespace {
@@ -46,8 +44,8 @@ Result<void> Port::invalidate_translations(const memory::IovaRange& range) {
 }
 
 void Port::forget_asked(const memory::IovaRange& range) {
-  std::erase_if(asked_, [&](const auto& page) {
-    return range.overlaps({.first = page.first, .size = memory::MemoryMap::kIommuPage});
+  std::erase_if(asked_, [&](const auto& question) {
+    return range.overlaps({.first = question.first.first, .size = memory::MemoryMap::kIommuPage});
   });
 }
 
@@ -104,7 +102,7 @@ void Port::ask(std::span<const memory::Miss> misses) {
     translated_->list_missing(miss.at, 1, miss.access, unknown);
     if (unknown.empty()) continue;
     if (asked_.size() >= kMaxAsked) asked_.clear();
-    if (!asked_.emplace(miss.at, miss.access).second) continue;
+    if (!asked_.try_emplace({miss.at, miss.access}, translation_counts_.misses).second) continue;
     ++translation_counts_.misses;
     side_->translation_missed(miss);
   }
@@ -113,16 +111,17 @@ void Port::ask(std::span<const memory::Miss> misses) {
 
 /// A front-end that cannot translate an address says nothing, though it may be able to later.
 void Port::watch_answers() {
-  ask_timer_.emplace(loop_.after(kPatience, [this, before = asked_] {
-    const auto again = before.size();
-    std::vector<std::pair<memory::Iova, memory::Access>> late;
-    std::ranges::set_intersection(before, asked_, std::back_inserter(late));
+  ask_timer_.emplace(loop_.after(kPatience, [this, end = translation_counts_.misses] {
     ask_timer_.reset();
-    if (!late.empty() && log_limit_.allow()) {
-      log::warn("port {}: {} of {} addresses of the driver's are still not translated, the first {}; queues wait",
-                name(), late.size(), again, late.front().first);
+    std::vector<memory::Miss> late;
+    for (const auto& [page, question] : asked_) {
+      if (question < end) late.push_back({.at = page.first, .access = page.second});
     }
-    for (const auto& [at, access] : late) side_->translation_missed({.at = at, .access = access});
+    if (!late.empty() && log_limit_.allow()) {
+      log::warn("port {}: {} addresses of the driver's are still not translated, the first {}; queues wait", name(),
+                late.size(), late.front().at);
+    }
+    for (const memory::Miss& miss : late) side_->translation_missed(miss);
     if (!asked_.empty()) watch_answers();
   }));
 }

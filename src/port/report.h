@@ -37,7 +37,8 @@ struct TranslationCounts {
   std::size_t entries = 0;  ///< known now
   std::uint64_t updates = 0;
   std::uint64_t invalidations = 0;
-  std::uint64_t misses = 0;    ///< asked for
+  std::uint64_t hits = 0;      ///< buffers whose address was known when their chain was looked at
+  std::uint64_t misses = 0;    ///< pages that were asked for
   std::size_t unanswered = 0;  ///< of those, now
 };
 

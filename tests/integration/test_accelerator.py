@@ -7,7 +7,7 @@ import unittest
 
 from harness.case import IntegrationCase
 from harness.daemon import DiskPort, Port
-from harness.guest import Disk, Nic
+from harness.guest import BEHIND_IOMMU, Disk, Nic
 from harness.process import wait_for
 from harness.transfer import ENDLESS, Transfer
 
@@ -21,7 +21,7 @@ class AcceleratorCase(IntegrationCase):
 
     moves_doorbells = True
 
-    def start(self, properties="", pairs=1, ring_state=True):
+    def start(self, properties="", pairs=1, ring_state=True, **of_guests):
         self.functions = [Port(f"f{n}", self.folder / f"f{n}.sock", mac=mac, queue_pairs=pairs,
                                more=(("transport", "vfio-user"), ("ring-state", ring_state)))
                           for n, mac in enumerate(MACS)]
@@ -34,7 +34,7 @@ class AcceleratorCase(IntegrationCase):
                       for n, (mac, function) in enumerate(zip(MACS, self.functions))]
         self.daemon = self.start_daemon(*self.ports)
         self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs=pairs,
-                                                         properties=f"page-per-vq=on{properties}"))
+                                                         properties=f"page-per-vq=on{properties}"), **of_guests)
                        for n, port in enumerate(self.ports)]
         for guest, address in zip(self.guests, ADDRESSES):
             guest.set_address(address)
@@ -127,6 +127,13 @@ class Moves(AcceleratorCase):
     def test_packed(self):
         self.assert_moves(properties=",packed=on")
 
+    def test_behind_an_iommu(self):
+        self.assert_moves(properties=f",{BEHIND_IOMMU}", iommu=True, mappings="strict")
+        for n in range(2):
+            shown = self.daemon.cli_json("port", "show", f"net{n}")
+            self.assertEqual({queue["path"] for queue in self.queues(f"net{n}")}, {"relay"})
+            self.assertGreater(int(shown["translation"]["invalidations"]), 100)
+
     def test_plain_function_works_packed_rings_by_relay(self):
         self.start(properties=",packed=on", ring_state=False)
         self.await_devices({"acc"})
@@ -169,7 +176,7 @@ class DiskMoves(IntegrationCase):
     moves_doorbells = True
     THREADS, BLOCKS, ROUNDS = 8, 2000, 6
 
-    def start(self, queues=1, properties="", reconnect_ms=0):
+    def start(self, queues=1, properties="", reconnect_ms=0, **of_guest):
         image = self.folder / "disk.img"
         with image.open("wb") as file:
             file.truncate(64 * MIB)
@@ -183,7 +190,7 @@ class DiskMoves(IntegrationCase):
                              functions=(("acc", {"kind": "vfio-user", "socket": str(function.socket)}),))
         self.daemon = self.start_daemon(self.port)
         disk = Disk(self.port.socket, queues, reconnect_ms=reconnect_ms, properties=f"page-per-vq=on{properties}")
-        self.guest = self.start_guest("guest", disk, cpus=2)
+        self.guest = self.start_guest("guest", disk, cpus=2, **of_guest)
         self.random = random.Random()
 
     def await_device(self, name):

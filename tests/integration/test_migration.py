@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.case import IntegrationCase
 from harness.daemon import Causewayd, DiskPort, Port
-from harness.guest import Disk, Nic
+from harness.guest import BEHIND_IOMMU, Disk, Nic
 from harness.netns import Host, Namespace
 from harness.process import wait_for
 from harness.transfer import ENDLESS, Transfer
@@ -107,6 +107,15 @@ class Migrations:
     def test_accelerator_to_one_of_another_ring_layout(self):
         self.assert_migrates(True, True, ",packed=on", path="relay", of_function=NOT_PACKED)
 
+    def test_behind_an_iommu(self):
+        """From an accelerator to software and back, which are relays' all the time."""
+        self.start(True, False, f",{BEHIND_IOMMU}", iommu=True, mappings="strict")
+        for source, target in (self.sides, self.sides[::-1]):
+            self.move(self.guest, source, target)
+            self.assertEqual(target.path(), "relay")
+            self.await_progress()
+        self.finish()
+
     def test_cancelled_then_failed_then_done(self):
         self.start(True, False)
         source, target = self.sides
@@ -136,13 +145,13 @@ class DiskMigration(Migrations, MigrationCase):
         return Side(self.start_daemon(port, folder=folder, log_level="debug"), port.name,
                     Disk(port.socket, properties=f"page-per-vq=on{properties}"))
 
-    def start(self, first, second, properties="", of_function=(), of_port=()):
+    def start(self, first, second, properties="", of_function=(), of_port=(), **of_guest):
         self.image = self.folder / "disk.img"
         with self.image.open("wb") as file:
             file.truncate(64 * MIB)
         self.sides = [self.start_side("a", first, properties),
                       self.start_side("b", second, properties, of_function, of_port)]
-        self.guest = self.start_guest("guest", self.sides[0].device)
+        self.guest = self.start_guest("guest", self.sides[0].device, **of_guest)
         self.job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {self.SECONDS}")
 
     def await_progress(self):
@@ -200,11 +209,11 @@ class NetMigration(Migrations, MigrationCase):
         namespace.plug("tap0")
         return Side(daemon, port.name, Nic(port.socket, self.MAC, properties=f"page-per-vq=on{properties}"), namespace, address)
 
-    def start(self, first, second, properties="", of_function=()):
+    def start(self, first, second, properties="", of_function=(), **of_guest):
         self.lan = self.create_namespace("lan")
         self.lan.add_bridge(self.LAN)
         self.sides = [self.start_side(1, first, properties), self.start_side(2, second, properties, of_function)]
-        self.guest = self.start_guest("guest", self.sides[0].device, namespace=self.sides[0].namespace)
+        self.guest = self.start_guest("guest", self.sides[0].device, namespace=self.sides[0].namespace, **of_guest)
         self.guest.set_address(self.GUEST)
         self.guest.await_ping(self.LAN)
         self.peer = Host(self.lan, self.folder / "lan")

@@ -154,6 +154,9 @@ class Guest:
         if namespace is not None:
             self.program.run_under(namespace.wrapper())
 
+    # Of a machine that can never have a second processor, TCG takes the guest's atomic instructions apart, and with them the
+    # barriers that Linux makes of one ("lock; addl"): a store of the guest's may then come after a load behind it. To programs
+    # beside QEMU that is a kick lost now and then, and with EVENT_IDX no later one is sent: the queue stands still.
     def _qemu_command(self):
         plug = self._plug if self._plug is not None else self._own_plug()
         # It must come before the devices that it stands before. With 39 bits, IOVAs that are too high are easy to have.
@@ -161,7 +164,7 @@ class Guest:
         modules = (*(VFIO_MODULES if self.iommu else ()), *(KVM_MODULES if self.kvm else ()),
                    *(SHARE_MODULES if self.shares else ()))
         shares = [word for share in self.shares for word in share.qemu_arguments()]
-        return [vm_folder() / "bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", self.cpus,
+        return [vm_folder() / "bin/qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", f"{self.cpus},maxcpus={max(self.cpus, 2)}",
                 "-machine", "q35", "-display", "none", "-nodefaults", *iommu,
                 "-qmp", f"unix:{self._qmp_path},server=on,wait=off",
                 "-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console",
