@@ -37,8 +37,9 @@ class DriverSide {
   virtual void offer_vfio_group(vdpa::QueueIndex /*queue*/, const OwnedFd& /*group*/) {}
   /// The queue leaves the Device of that group. Must not wait for the driver.
   virtual void withdraw_vfio_group(vdpa::QueueIndex /*queue*/) {}
-  /// The driver is coming here by post-copy: some of its memory is still elsewhere.
-  virtual bool is_arriving() const { return false; }
+  /// The driver is being moved, as only the driver side knows: by post-copy some of its memory is still elsewhere, or
+  /// its device's state is on the way.
+  virtual bool is_moving() const { return false; }
   /// What has become of the queue's doorbell.
   virtual Doorbell doorbell(vdpa::QueueIndex queue) const = 0;
 };

@@ -92,7 +92,7 @@ class Session final : private port::DriverSide {
   port::Doorbell doorbell(QueueIndex queue) const override { return doorbells_.state(queue); }
   void offer_vfio_group(QueueIndex queue, const OwnedFd& group) override { groups_.offer(queue, group); }
   void withdraw_vfio_group(QueueIndex queue) override { groups_.withdraw(queue); }
-  bool is_arriving() const override { return postcopy_ != nullptr; }
+  bool is_moving() const override { return postcopy_ != nullptr; }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
   Result<void> check_negotiated(const MessageSpec& spec) const;
