@@ -19,17 +19,18 @@ namespace {
 // Each state keeps itself alive through the handler it has pending, and calls back only while it is not cancelled.
 
 struct Watch : Loop::Registration::State, std::enable_shared_from_this<Watch> {
-  Watch(asio::io_context& context, int fd, Loop::Callback call) : descriptor(context, fd), callback(std::move(call)) {}
+  using Wait = asio::posix::stream_descriptor::wait_type;
+  Watch(asio::io_context& context, int fd, Wait a_wait, Loop::Callback call)
+      : descriptor(context, fd), wait(a_wait), callback(std::move(call)) {}
   ~Watch() override {
     if (descriptor.is_open()) descriptor.release();
   }
   void arm() {
-    descriptor.async_wait(asio::posix::stream_descriptor::wait_read,
-                          [self = shared_from_this()](std::error_code error) {
-                            if (error || self->cancelled) return;
-                            self->callback();
-                            if (!self->cancelled) self->arm();
-                          });
+    descriptor.async_wait(wait, [self = shared_from_this()](std::error_code error) {
+      if (error || self->cancelled) return;
+      self->callback();
+      if (!self->cancelled) self->arm();
+    });
   }
   void cancel() override {
     cancelled = true;
@@ -37,6 +38,7 @@ struct Watch : Loop::Registration::State, std::enable_shared_from_this<Watch> {
     descriptor.release();
   }
   asio::posix::stream_descriptor descriptor;
+  Wait wait;
   Loop::Callback callback;
   bool cancelled = false;
 };
@@ -117,7 +119,11 @@ void Loop::post(Callback work) {
 }
 
 Loop::Registration Loop::watch(const OwnedFd& fd, Callback callback) {
-  return start<Watch>(impl_->context, fd.borrow(), std::move(callback));
+  return start<Watch>(impl_->context, fd.borrow(), Watch::Wait::wait_read, std::move(callback));
+}
+
+Loop::Registration Loop::watch_writable(const OwnedFd& fd, Callback callback) {
+  return start<Watch>(impl_->context, fd.borrow(), Watch::Wait::wait_write, std::move(callback));
 }
 
 Loop::Registration Loop::after(std::chrono::milliseconds delay, Callback callback) {

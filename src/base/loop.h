@@ -69,6 +69,8 @@ class Loop {
   /// Calls `callback` whenever `fd` is readable (or hung up), again and again while it is. `fd` must stay open as long
   /// as the registration lives.
   [[nodiscard]] Registration watch(const OwnedFd& fd, Callback callback);
+  /// The same whenever `fd` can be written (or has nobody left who reads). Not while it is watched otherwise.
+  [[nodiscard]] Registration watch_writable(const OwnedFd& fd, Callback callback);
   /// Calls `callback` once, after `delay`.
   [[nodiscard]] Registration after(std::chrono::milliseconds delay, Callback callback);
   /// Calls `callback` for each signal `number` the process receives.

@@ -6,8 +6,14 @@
 
 #include <gtest/gtest.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <optional>
 #include <thread>
 
 namespace causeway {
@@ -40,6 +46,28 @@ TEST(Loop, CallsAgainAsLongAsADescriptorIsReadable) {
   }));
   loop.run_ready();
   EXPECT_EQ(calls, 3);
+}
+
+TEST(Loop, CallsOnceADescriptorCanBeWrittenAgain) {
+  Loop loop;
+  int raw[2] = {};
+  ASSERT_EQ(::pipe2(raw, O_CLOEXEC | O_NONBLOCK), 0);
+  const OwnedFd reader = OwnedFd::adopt(raw[0]);
+  const OwnedFd writer = OwnedFd::adopt(raw[1]);
+  std::array<std::byte, 4096> piece{};
+  while (::write(writer.borrow(), piece.data(), piece.size()) > 0) continue;
+  int calls = 0;
+  std::optional<Loop::Registration> watch = loop.watch_writable(writer, [&] {
+    ++calls;
+    watch.reset();
+  });
+  loop.run_ready();
+  EXPECT_EQ(calls, 0) << "there is no room";
+  while (::read(reader.borrow(), piece.data(), piece.size()) > 0) continue;
+  EXPECT_TRUE(wait_until([&] {
+    loop.run_ready();
+    return calls == 1;
+  }));
 }
 
 TEST(Loop, NeverCallsBackAfterARegistrationEnded) {

@@ -37,13 +37,14 @@ class DriverSide {
   virtual void offer_vfio_group(vdpa::QueueIndex /*queue*/, const OwnedFd& /*group*/) {}
   /// The queue leaves the Device of that group. Must not wait for the driver.
   virtual void withdraw_vfio_group(vdpa::QueueIndex /*queue*/) {}
-  /// The driver is coming here by post-copy: some of its memory is still elsewhere.
-  virtual bool is_arriving() const { return false; }
   /// With ACCESS_PLATFORM negotiated, the driver's addresses lie before an IOMMU and this side says what they are
   /// (Port::update_translation) when it is asked.
   virtual bool translates() const { return false; }
   /// A queue waits for an address of the driver's. Asked once until there is an answer.
   virtual void translation_missed(const memory::Miss& /*miss*/) {}
+  /// The driver is being moved, as only the driver side knows: by post-copy some of its memory is still elsewhere, or
+  /// its device's state is on the way.
+  virtual bool is_moving() const { return false; }
   /// What has become of the queue's doorbell.
   virtual Doorbell doorbell(vdpa::QueueIndex queue) const = 0;
 };

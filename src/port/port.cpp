@@ -111,7 +111,19 @@ Result<void> Port::set_features(FeatureSet features) {
   }
   if (features == features_) return {};
   if (!is_suspended()) return fail(Errc::peer_violation, "features cannot change while queues run");
-  // The last Device decides what was offered, so it must be able to take it; for the others it is a matter of binding.
+  CW_CHECK(tell_all_features(features));
+  if (virtio::layout_of(features) != virtio::layout_of(features_)) {
+    for (Queue& queue : queues_) queue.start.reset();
+  }
+  // A Device that has negotiated anew starts from nothing, too.
+  control_log_.clear();
+  features_ = features;
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) queues_[i].bound = choose_binding(QueueIndex{i});
+  return {};
+}
+
+/// The last Device decides what was offered, so it must be able to take it; for the others it is a matter of binding.
+Result<void> Port::tell_all_features(FeatureSet features) {
   for (Slot& slot : slots_) {
     if (!slot.gone.empty()) continue;
     const auto taken = tell_features(slot, features);
@@ -122,16 +134,10 @@ Result<void> Port::set_features(FeatureSet features) {
               slot.features);
   }
   if (std::ranges::none_of(slots_, &Slot::is_usable)) return fail(Errc::gone, fallback().why_not());
-  if (virtio::layout_of(features) != virtio::layout_of(features_)) {
-    for (Queue& queue : queues_) queue.start.reset();
-  }
-  features_ = features;
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) queues_[i].bound = choose_binding(QueueIndex{i});
   return {};
 }
 
-template <class Work>
-Result<void> Port::tell_all(Work work) {
+Result<void> Port::tell_all(const std::function<Result<void>(vdpa::Device&)>& work) {
   if (fallback().gone.empty()) CW_CHECK(work(*fallback().device));
   for (std::size_t slot = 0; slot + 1 < slots_.size(); ++slot) {
     if (!slots_[slot].gone.empty()) continue;
@@ -159,7 +165,7 @@ void Port::reset() {
   save();
 }
 
-void Port::forget_driver() {
+void Port::reset_devices() {
   for (Slot& slot : slots_) {
     slot.features.clear();
     slot.without_ring.reset();
@@ -169,6 +175,10 @@ void Port::forget_driver() {
       log::warn("port {}: device {} did not reset: {}", name(), slot.device->info().name, done.error().text());
     }
   }
+}
+
+void Port::forget_driver() {
+  reset_devices();
   for (Queue& queue : queues_) {
     // The binding is the operator's and stays; everything else was the driver's.
     const auto [bound, wanted] = std::pair(queue.bound, queue.wanted);

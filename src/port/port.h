@@ -20,6 +20,7 @@
 #include "virtio/inflight.h"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -41,6 +42,8 @@ enum class Failback : std::uint8_t {
   automatic,  ///< they go back to it
   manual,     ///< they stay where they are until the operator rebinds them
 };
+
+struct DeviceState;
 
 struct PortConfig {
   std::string name;
@@ -145,7 +148,7 @@ class Port {
   Result<void> set_log(std::shared_ptr<const memory::DirtyLog> log);
   bool is_logging() const { return log_ != nullptr; }
   /// The driver is being moved, from here or to here: until that is over, no other process can take the port over.
-  bool is_migrating() const { return is_logging() || (side_ != nullptr && side_->is_arriving()); }
+  bool is_migrating() const { return is_logging() || (side_ != nullptr && side_->is_moving()); }
 
   /// Memory in which the Devices record what is in flight, kept by the driver side: what it says of a queue when that
   /// starts is right, whatever base was set. Errc::peer_violation: a queue runs.
@@ -170,6 +173,17 @@ class Port {
   Result<QueueState> stop_queue(QueueIndex queue, vdpa::StopMode mode = vdpa::StopMode::drain);
   /// True while no queue runs: then nothing may be sent to the driver side.
   bool is_suspended() const;
+
+  /// Most bytes of `save_device_state`: what a driver can decide takes less.
+  static constexpr std::size_t kMaxDeviceState = std::size_t{1} << 20;
+  /// What the driver has decided and the driver side does not know, for a port elsewhere, whatever its Devices are: see
+  /// port/device_state.h. Errc::peer_violation: queues run.
+  Result<std::vector<std::byte>> save_device_state() const;
+  /// Takes the place of all that a driver has decided here. What is negotiated must be the same; where nothing is yet,
+  /// the features are those of the state from then on. Errc::peer_violation: queues run, the state is damaged, or a
+  /// Device does not accept a part of it; Errc::not_supported: a format that this release does not know, or the state
+  /// of a device that this port is not. After an error all is as it was before.
+  Result<void> load_device_state(std::span<const std::byte> bytes);
 
   // Live upgrade: another process takes the port over while its queues run. In the order of the calls:
   /// All that the port is, with its descriptors; nothing changes. They must stay open until the parcel is sent.
@@ -274,8 +288,7 @@ class Port {
     return QueueIndex{static_cast<std::uint16_t>(&state - queues_.data())};
   }
   /// Has all Devices that are there do the same.
-  template <class Work>
-  Result<void> tell_all(Work work);
+  Result<void> tell_all(const std::function<Result<void>(vdpa::Device&)>& work);
 
   Result<virtio::RingConfig> ring_of(QueueIndex queue, const Queue& state) const;
   Result<bool> resume_from_record(QueueIndex queue, Queue& state, virtio::RingConfig& ring);
@@ -284,6 +297,11 @@ class Port {
   void note_run_again(QueueIndex queue, Queue& state, const QueueState& position) const;
 
   Result<void> take_queue_over(QueueIndex queue, const QueueRecord& record, ParcelReader& parcel);
+
+  // port_device_state.cpp
+  Result<void> check_fit(const DeviceState& state) const;
+  Result<void> become(const DeviceState& state);
+  Result<void> begin_anew(FeatureSet features);
 
   // port_state.cpp: what survives
   QueueRecord record_of(QueueIndex queue) const;
@@ -330,6 +348,8 @@ class Port {
   Result<QueueState> end_queue(QueueIndex queue, vdpa::StopMode mode);
   void stop_all();
   void forget_driver();
+  void reset_devices();
+  Result<void> tell_all_features(FeatureSet features);
   void notify_both(const Queue& state) const;
   // port_doorbell.cpp
   void offer_bypass(QueueIndex queue, Queue& state);

@@ -1,9 +1,9 @@
 #include "port/record.h"
 
+#include "port/sealed.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-
-#include <zlib.h>
 
 #include <algorithm>
 #include <concepts>
@@ -12,22 +12,11 @@
 namespace causeway::port {
 namespace {
 
-constexpr std::uint32_t kMagic = 0x54505743;  // "CWPT"
-constexpr std::size_t kHead = 16;             // magic, format, length of what follows, checksum
 constexpr std::uint32_t kFirst = std::to_underlying(RecordFormat::first);
 constexpr std::uint32_t kSecond = std::to_underlying(RecordFormat::second);
 constexpr std::uint32_t kThird = std::to_underlying(RecordFormat::third);
 constexpr std::uint32_t kCurrent = std::to_underlying(RecordFormat::current);
-
-/// Of the head without its last field, and of what follows.
-std::uint32_t checksum(std::span<const std::byte> head, std::span<const std::byte> body) {
-  const auto add = [](uLong sum, std::span<const std::byte> bytes) {
-    std::vector<Bytef> raw(bytes.size());
-    std::ranges::transform(bytes, raw.begin(), [](std::byte byte) { return std::to_integer<Bytef>(byte); });
-    return crc32_z(sum, raw.data(), raw.size());
-  };
-  return static_cast<std::uint32_t>(add(add(crc32_z(0, nullptr, 0), head), body));
-}
+constexpr Seal kSeal{.magic = 0x54505743, .first = kFirst, .last = kCurrent, .name = "record of a port"};  // "CWPT"
 
 // --- Writing --------------------------------------------------------------------------------------------------------
 
@@ -250,45 +239,13 @@ bool PortRecord::has_driver() const {
 std::vector<std::byte> encode(const PortRecord& record, RecordFormat format) {
   ParcelWriter body;
   write_body(body, record, format);
-  ParcelWriter whole;
-  whole.number(kMagic);
-  whole.number(std::to_underlying(format));
-  whole.number(static_cast<std::uint32_t>(body.contents().size()));
-  whole.number(checksum(whole.contents(), body.contents()));
-  std::vector<std::byte> bytes(whole.contents().begin(), whole.contents().end());
-  bytes.insert(bytes.end(), body.contents().begin(), body.contents().end());
-  return bytes;
+  return seal(kSeal, std::to_underlying(format), body.contents());
 }
 
 Result<PortRecord> decode(std::span<const std::byte> bytes) {
-  if (bytes.size() < kHead) {
-    return fail(Errc::peer_violation,
-                fmt::format("it is truncated: {} bytes, the head alone has {}", bytes.size(), kHead));
-  }
-  const auto as_parcel = [](std::span<const std::byte> part) {
-    return Parcel{.bytes = {part.begin(), part.end()}, .fds = {}};
-  };
-  ParcelReader head(as_parcel(bytes.first(kHead)));
-  const auto magic = head.number<std::uint32_t>();
-  const auto format = head.number<std::uint32_t>();
-  const auto length = head.number<std::uint32_t>();
-  const auto sum = head.number<std::uint32_t>();
-  const auto body = bytes.subspan(kHead);
-  if (magic != kMagic) return fail(Errc::peer_violation, "it is no record of a port");
-  if (body.size() != length) {
-    return fail(
-        Errc::peer_violation,
-        fmt::format("it is truncated or has grown: {} bytes follow its head, which says {}", body.size(), length));
-  }
-  if (checksum(bytes.first(kHead - sizeof sum), body) != sum) {
-    return fail(Errc::peer_violation, "its checksum is wrong: it was changed or damaged");
-  }
-  if (format < kFirst || format > kCurrent) {
-    return fail(Errc::not_supported,
-                fmt::format("it is of format {}; this release knows {} to {}", format, kFirst, kCurrent));
-  }
-  ParcelReader reader(as_parcel(body));
-  PortRecord record = read_body(reader, format);
+  CW_TRY(const auto sealed, unseal(kSeal, bytes));
+  ParcelReader reader(Parcel{.bytes = {sealed.body.begin(), sealed.body.end()}, .fds = {}});
+  PortRecord record = read_body(reader, sealed.format);
   if (auto whole = reader.finish(); !whole) return fail(std::move(whole).error().context("it contradicts itself"));
   return record;
 }

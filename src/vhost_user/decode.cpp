@@ -262,6 +262,19 @@ Result<GetVringBaseSkipDrain> parse(Body& body, As<GetVringBaseSkipDrain>) {
   return GetVringBaseSkipDrain{queue};
 }
 
+Result<SetDeviceStateFd> parse(Body& body, As<SetDeviceStateFd>) {
+  const auto transfer = body.read<wire::DeviceStateTransfer>();
+  if (transfer.phase != wire::kStateStopped) {
+    return violation(fmt::format("phase {}, there is only 0 (all rings stopped)", transfer.phase));
+  }
+  if (transfer.direction != wire::kStateSave && transfer.direction != wire::kStateLoad) {
+    return violation(fmt::format("direction {}, must be 0 (save) or 1 (load)", transfer.direction));
+  }
+  return SetDeviceStateFd{
+      .direction = transfer.direction == wire::kStateSave ? StateDirection::save : StateDirection::load,
+      .channel = std::move(body.fds.front())};
+}
+
 Result<SetStatus> parse(Body& body, As<SetStatus>) {
   const auto status = body.read<std::uint64_t>();
   if (status > 0xff) return violation(fmt::format("status {:#x}, has 8 bits", status));

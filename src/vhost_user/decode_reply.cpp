@@ -104,6 +104,7 @@ Result<Answer> decode_reply(Request request, const Header& header, std::span<con
     case Reply::ack_if_asked:
     case Reply::u64_value:
     case Reply::u64_status:
+    case Reply::u64_channel:
       CW_CHECK(check_reply_size(spec.name, sizeof(std::uint64_t), body.size()));
       return Answer(U64Answer{read<std::uint64_t>(body)});
     case Reply::vring_state: {

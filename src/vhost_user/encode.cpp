@@ -96,6 +96,14 @@ class Encoder {
     return out;
   }
   Outgoing operator()(const GetVringBaseSkipDrain& message) const { return vring(message, 0); }
+  Outgoing operator()(const SetDeviceStateFd& message) const {
+    Outgoing out =
+        with(message, wire::DeviceStateTransfer{
+                          .direction = message.direction == StateDirection::save ? wire::kStateSave : wire::kStateLoad,
+                          .phase = wire::kStateStopped});
+    out.fds.push_back(&message.channel);
+    return out;
+  }
   Outgoing operator()(const SetStatus& message) const { return with(message, std::uint64_t{message.status}); }
 
  private:

@@ -56,6 +56,8 @@ std::vector<FrontendMessage> one_of_each() {
   add(ResetDevice{});
   add(VringKick{kQueue});
   add(GetMaxMemSlots{});
+  add(SetDeviceStateFd{.direction = StateDirection::load, .channel = *make_memfd("channel", 4096)});
+  add(CheckDeviceState{});
   add(AddMemReg{a_region()});
   add(RemMemReg{a_region().address});
   add(SetStatus{15});

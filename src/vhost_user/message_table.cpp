@@ -73,8 +73,8 @@ constexpr MessageSpec kFrontend[] = {
   {39, "SET_STATUS",                u64,            8,  8,          kAck,               FdRule::none,        {PF::status},                        kNoNeed,                       kAny,                     kDone },
   {40, "GET_STATUS",                Payload::none,  0,  0,          kValue,             FdRule::none,        {PF::status},                        kNoNeed,                       kAny,                     kDone },
   {41, "GET_SHARED_OBJECT",         uuid,           16, 16,         Reply::other,       FdRule::none,        {PF::shared_object},                 kNoNeed,                       kAny,                     kOther },
-  {42, "SET_DEVICE_STATE_FD",       device_state,   8,  8,          Reply::u64_status,  exactly_one,         {PF::device_state},                  kNoNeed,                       Phase::all_rings_stopped, kLater },
-  {43, "CHECK_DEVICE_STATE",        Payload::none,  0,  0,          Reply::u64_status,  FdRule::none,        {PF::device_state},                  kNoNeed,                       kAny,                     kLater },
+  {42, "SET_DEVICE_STATE_FD",       device_state,   8,  8,          Reply::u64_channel, exactly_one,         {PF::device_state},                  kNoNeed,                       Phase::all_rings_stopped, kDone },
+  {43, "CHECK_DEVICE_STATE",        Payload::none,  0,  0,          kStatus,            FdRule::none,        {PF::device_state},                  kNoNeed,                       kAny,                     kDone },
   {44, "GET_SHMEM_CONFIG",          Payload::none,  0,  0,          Reply::other,       FdRule::none,        {PF::shmem},                         kNoNeed,                       kAny,                     kOther },
   {45, "GET_VRING_BASE_SKIP_DRAIN", vring_state,    8,  8,          Reply::vring_state, FdRule::none,        {PF::get_vring_base_skip_drain, PF::get_vring_base_inflight, PF::inflight_shmfd}, kNoNeed, kAny, kDone },
 };
@@ -113,7 +113,7 @@ constexpr ProtocolFeatureSpec kFeatures[] = {
   {PF::status,                    "STATUS",                    yes},
   {PF::xen_mmap,                  "XEN_MMAP",                  no},
   {PF::shared_object,             "SHARED_OBJECT",             no},
-  {PF::device_state,              "DEVICE_STATE",              no},
+  {PF::device_state,              "DEVICE_STATE",              yes},
   {PF::get_vring_base_inflight,   "GET_VRING_BASE_INFLIGHT",   yes},
   {PF::gpa_addresses,             "GPA_ADDRESSES",             yes},
   {PF::shmem,                     "SHMEM",                     no},
@@ -249,8 +249,10 @@ ProtocolFeatures configured_features(bool inband_notifications, bool vfio_groups
 
 ProtocolFeatures accepted_protocol_features(ProtocolFeatures configured, bool in_flight) {
   // As a front-end we speak what we speak as a back-end, but for addresses, since ours are those of the regions' owner,
-  // and for the log: what a back-end of ours writes is logged by the relay before it.
-  const auto accepted = offered_protocol_features(configured).minus({PF::gpa_addresses, PF::log_shmfd});
+  // for the log: what a back-end of ours writes is logged by the relay before it; and for the device's state, which the
+  // Port keeps, and tells whatever works the queues.
+  const auto accepted =
+      offered_protocol_features(configured).minus({PF::gpa_addresses, PF::log_shmfd, PF::device_state});
   if (in_flight) return accepted;
   return accepted.minus({PF::inflight_shmfd, PF::get_vring_base_inflight, PF::get_vring_base_skip_drain});
 }

@@ -155,6 +155,7 @@ enum class Reply : std::uint8_t {
   ack_if_asked,  ///< u64, 0 = done, when need_reply is set and REPLY_ACK negotiated
   u64_value,     ///< always the value asked for; a failure has no form
   u64_status,    ///< always, 0 = done; as ack_if_asked while a protocol feature that it needs is not negotiated
+  u64_channel,   ///< always: bits 0-7 0 = done, bit 8 = without a descriptor; else as u64_status
   vring_state,   ///< always; a failure has no form
   config,        ///< always; a failure is an empty payload
   inflight,      ///< always, with a descriptor; a failure has no form

@@ -117,6 +117,8 @@ std::string word_of(Reply reply) {
       return "u64";
     case Reply::u64_status:
       return "u64, 0 = done";
+    case Reply::u64_channel:
+      return "u64, bits 0-7 0 = done";
     case Reply::vring_state:
       return "vring state";
     case Reply::config:

@@ -37,6 +37,7 @@ using GetStatus = Bare<Request::get_status>;
 using PostcopyAdvise = Bare<Request::postcopy_advise>;
 using PostcopyListen = Bare<Request::postcopy_listen>;
 using PostcopyEnd = Bare<Request::postcopy_end>;
+using CheckDeviceState = Bare<Request::check_device_state>;
 
 struct SetFeatures {
   static constexpr auto kRequest = Request::set_features;
@@ -213,13 +214,25 @@ struct SetStatus {
   std::uint8_t status;
 };
 
+/// Which way a device's state goes.
+enum class StateDirection : std::uint8_t {
+  save,  ///< to the front-end
+  load,  ///< from it
+};
+
+struct SetDeviceStateFd {
+  static constexpr auto kRequest = Request::set_device_state_fd;
+  StateDirection direction;
+  OwnedFd channel;
+};
+
 using FrontendMessage =
     std::variant<GetFeatures, SetFeatures, SetOwner, ResetOwner, SetMemTable, SetLogBase, SetLogFd, SetVringNum,
                  SetVringAddr, SetVringBase, GetVringBase, SetVringKick, SetVringCall, SetVringErr, GetProtocolFeatures,
                  SetProtocolFeatures, GetQueueNum, SetVringEnable, SendRarp, NetSetMtu, SetBackendReqFd, GetConfig,
                  SetConfig, ResetDevice, VringKick, GetMaxMemSlots, AddMemReg, RemMemReg, SetStatus, GetStatus,
                  GetInflightFd, SetInflightFd, GetVringBaseSkipDrain, PostcopyAdvise, PostcopyListen, PostcopyEnd,
-                 IotlbMsg>;
+                 SetDeviceStateFd, CheckDeviceState, IotlbMsg>;
 
 /// What a message is answered with. Which one is due stands in the table.
 struct Done {};

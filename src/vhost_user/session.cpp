@@ -1,6 +1,7 @@
 #include "vhost_user/session.h"
 
 #include "vhost_user/port_offer.h"
+#include "vhost_user/wire.h"
 
 #include <fmt/format.h>
 
@@ -109,13 +110,16 @@ Session::Verdict Session::refuse(const Header& header) const {
   if (is_broken_ || is_within_table_exchange(header)) return {.reply = {}, .file = {}, .go_on = false};
   const MessageSpec* spec = find_frontend_message(header.request);
   Reply reply = spec != nullptr ? spec->reply : Reply::ack_if_asked;
-  if (reply == Reply::u64_status && !spec->needs.minus(protocol_).is_empty()) reply = Reply::ack_if_asked;
+  const bool is_status = reply == Reply::u64_status || reply == Reply::u64_channel;
+  if (is_status && !spec->needs.minus(protocol_).is_empty()) reply = Reply::ack_if_asked;
   switch (reply) {
     case Reply::ack_if_asked:
       if (!wants_ack(header)) break;
       [[fallthrough]];
     case Reply::u64_status:
       return {.reply = encode_failure(header.request), .file = {}};
+    case Reply::u64_channel:
+      return {.reply = encode_reply(header.request, U64Answer{wire::kStateNoChannel | 1}), .file = {}};
     case Reply::config:
       return {.reply = encode_empty_reply(header.request), .file = {}};
     case Reply::u64_value:

@@ -13,6 +13,7 @@
 #include "vhost_user/inband_queue.h"
 #include "vhost_user/port_log.h"
 #include "vhost_user/postcopy.h"
+#include "vhost_user/state_transfer.h"
 
 #include <functional>
 #include <map>
@@ -94,7 +95,7 @@ class Session final : private port::DriverSide {
   void withdraw_vfio_group(QueueIndex queue) override { groups_.withdraw(queue); }
   bool translates() const override { return protocol_.has(ProtocolFeature::backend_req); }
   void translation_missed(const memory::Miss& miss) override;
-  bool is_arriving() const override { return postcopy_ != nullptr; }
+  bool is_moving() const override { return postcopy_ != nullptr || transfer_ != nullptr; }
 
   Result<Answer> answer(const Header& header, std::span<const std::byte> body, Result<std::vector<OwnedFd>> fds);
   Result<void> check_negotiated(const MessageSpec& spec) const;
@@ -141,6 +142,12 @@ class Session final : private port::DriverSide {
   Result<Answer> propose_table(std::vector<memory::Region> regions);
   Result<Answer> accept_table();
   bool is_within_table_exchange(const Header& header) const;
+  // session_device_state.cpp
+  Result<Answer> on(SetDeviceStateFd);
+  Result<Answer> on(const CheckDeviceState&);
+  Result<Bytes> device_state() const;
+  Result<void> take_device_state(std::span<const std::byte> state);
+  void remember_device_state();
   // session_device.cpp
   Result<Answer> on(const GetConfig&);
   Result<Answer> on(const SetConfig&);
@@ -180,8 +187,10 @@ class Session final : private port::DriverSide {
   std::shared_ptr<const memory::DirtyLog> dirty_log_;  // as the front-end gave it, whether it is in use or not
   std::shared_ptr<const EventFd> dirty_log_event_;
   std::optional<OwnedFd> line_;
-  std::unique_ptr<Postcopy> postcopy_;  // while it is under way
-  bool logs_all_ = false;               // VHOST_F_LOG_ALL is set
+  std::unique_ptr<Postcopy> postcopy_;       // while it is under way
+  std::unique_ptr<StateTransfer> transfer_;  // until the front-end has asked how it went
+  std::optional<Bytes> stopped_state_;       // of the device before its last SET_STATUS 0
+  bool logs_all_ = false;                    // VHOST_F_LOG_ALL is set
   bool is_attached_ = false;
   bool rings_start_enabled_ = false;  // SET_FEATURES came without bit 30
   bool is_broken_ = false;            // a rule was broken after which the connection must end

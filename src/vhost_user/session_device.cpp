@@ -39,6 +39,7 @@ Result<Answer> Session::on(const SetStatus& message) {
     CW_TRY(auto state, port_.stop_queue(QueueIndex{i}, stop_mode()));
     positions.push_back(std::move(state));
   }
+  remember_device_state();
   CW_CHECK(port_.set_status(status));
   for (std::uint16_t i = 0; i < positions.size(); ++i) CW_CHECK(port_.set_queue_base(QueueIndex{i}, positions[i]));
   CW_CHECK(restore_rings());
@@ -52,6 +53,7 @@ Result<Answer> Session::on(const GetStatus&) {
 Result<Answer> Session::on(const ResetDevice&) {
   forget_all_offers();
   port_.reset();
+  stopped_state_.reset();
   for (auto& [queue, memo] : rings_) memo.enabled = rings_start_enabled_;
   CW_CHECK(restore_rings());
   return Done{};

@@ -89,7 +89,9 @@ class FakeDevice final : public vdpa::Device {
   vdpa::Status status() const override { return status_; }
   Result<void> set_status(vdpa::Status status) override {
     status_ = status;
-    if (status == vdpa::Status::reset) queues.clear();
+    if (status != vdpa::Status::reset) return {};
+    queues.clear();
+    decided.clear();
     return {};
   }
   Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const override {
@@ -154,7 +156,12 @@ class FakeDevice final : public vdpa::Device {
     return vdpa::NotifyArea{.fd = *doorbells, .offset = kPage * virtio::number(queue), .size = doorbell_size};
   }
   const OwnedFd* vfio_group(vdpa::QueueIndex) const override { return group ? &*group : nullptr; }
-  vdpa::ControlReply control(std::span<const std::byte>) override { return {.ack = 1}; }
+  /// A command is a subject below kSubjects and a value.
+  vdpa::ControlReply control(std::span<const std::byte> command) override {
+    if (command.size() != 2 || command[0] >= kSubjects) return {.ack = 1};
+    decided[command[0]] = command[1];
+    return {.ack = 0, .topic = std::to_integer<std::uint64_t>(command[0])};
+  }
   std::vector<vdpa::Counter> counters(vdpa::QueueIndex) const override { return {}; }
   Result<void> announce(std::span<const std::byte, 6> mac) override {
     announced.assign(mac.begin(), mac.end());
@@ -176,6 +183,8 @@ class FakeDevice final : public vdpa::Device {
   std::vector<memory::Region> regions;
   vdpa::DeviceObserver* observer = nullptr;
   virtio::FeatureSet features;
+  std::map<std::byte, std::byte> decided;  ///< by control commands since the reset
+  static constexpr std::byte kSubjects{8};
   std::vector<std::byte> config = std::vector<std::byte>(kConfigSize);
   std::vector<std::byte> announced;
   std::uint16_t mtu = 0;

@@ -102,4 +102,14 @@ static_assert(sizeof(ConfigHead) == 12);
 inline constexpr std::uint32_t kConfigWritable = 0;   ///< the guest wrote: writable fields only
 inline constexpr std::uint32_t kConfigMigration = 1;  ///< the front-end restores a migrated device: any field
 
+struct DeviceStateTransfer {
+  std::uint32_t direction;
+  std::uint32_t phase;
+};
+static_assert(sizeof(DeviceStateTransfer) == 8);
+inline constexpr std::uint32_t kStateSave = 0;           ///< from the back-end to the front-end
+inline constexpr std::uint32_t kStateLoad = 1;           ///< the other way
+inline constexpr std::uint32_t kStateStopped = 0;        ///< the phase in which no ring runs: there is no other
+inline constexpr std::uint64_t kStateNoChannel = 0x100;  ///< in the reply: the front-end's descriptor is the one in use
+
 }  // namespace causeway::vhost_user::wire
