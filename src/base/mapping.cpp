@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <csignal>
 #include <limits>
 
@@ -116,7 +117,46 @@ Result<std::shared_ptr<const Mapping>> Mapping::map(const OwnedFd& file, std::ui
   void* const base = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file.borrow(),
                             static_cast<off_t>(offset - skip));
   if (base == MAP_FAILED) return fail(system_error(fmt::format("mmap {:#x} bytes at offset {:#x}", size, offset)));
-  auto slot = take_slot(reinterpret_cast<std::uintptr_t>(base), mapped);
+  return own(base, mapped, skip, size);
+}
+
+Result<std::shared_ptr<const Mapping>> Mapping::map_together(std::span<const Piece> pieces) {
+  std::uint64_t total = 0;
+  for (const Piece& piece : pieces) {
+    CW_TRY(const auto file_size, size_of(piece.file));
+    CW_TRY(const auto granularity, mapping_granularity(piece.file));
+    if (piece.size == 0 || piece.size % granularity != 0 || piece.offset % granularity != 0) {
+      return fail(Errc::not_supported, fmt::format("{:#x} bytes at offset {:#x} are not whole pages of {} bytes",
+                                                   piece.size, piece.offset, granularity));
+    }
+    if (piece.offset > file_size || piece.size > file_size - piece.offset) {
+      return fail(Errc::not_supported, fmt::format("{:#x} bytes at offset {:#x} end behind the end of the file, {:#x}",
+                                                   piece.size, piece.offset, file_size));
+    }
+    total += piece.size;
+  }
+  if (total == 0) return fail(Errc::not_supported, "a mapping of 0 bytes");
+  // The place is reserved first, so that nothing else comes to lie there.
+  void* const base = ::mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return fail(system_error(fmt::format("mmap {:#x} bytes", total)));
+  std::uint64_t at = 0;
+  for (const Piece& piece : pieces) {
+    if (::mmap(static_cast<std::byte*>(base) + at, piece.size, PROT_READ | PROT_WRITE,
+               MAP_SHARED | MAP_NORESERVE | MAP_FIXED, piece.file.borrow(),
+               static_cast<off_t>(piece.offset)) == MAP_FAILED) {
+      auto error = system_error(fmt::format("mmap {:#x} bytes at offset {:#x}", piece.size, piece.offset));
+      ::munmap(base, total);
+      return fail(std::move(error));
+    }
+    at += piece.size;
+  }
+  return own(base, total, 0, total);
+}
+
+/// Takes a mapping that has just been made.
+Result<std::shared_ptr<const Mapping>> Mapping::own(void* base, std::size_t mapped, std::size_t skip,
+                                                    std::size_t size) {
+  auto slot = take_slot(std::bit_cast<std::uintptr_t>(base), mapped);
   if (!slot) {
     ::munmap(base, mapped);
     return fail(std::move(slot).error());

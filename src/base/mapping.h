@@ -23,6 +23,16 @@ class Mapping {
   /// size (hugetlbfs included). Refuses an empty range, one that wraps, and one that ends behind the end of the file.
   static Result<std::shared_ptr<const Mapping>> map(const OwnedFd& file, std::uint64_t offset, std::uint64_t size);
 
+  /// Whole pages of a file.
+  struct Piece {
+    const OwnedFd& file;
+    std::uint64_t offset;
+    std::uint64_t size;
+  };
+  /// Maps pieces side by side, in this order. Errc::not_supported: one of them is not whole pages of its file, or not
+  /// inside it.
+  static Result<std::shared_ptr<const Mapping>> map_together(std::span<const Piece> pieces);
+
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping();
@@ -36,6 +46,7 @@ class Mapping {
   bool is_lost() const;
 
  private:
+  static Result<std::shared_ptr<const Mapping>> own(void* base, std::size_t mapped, std::size_t skip, std::size_t size);
   Mapping(std::byte* base, std::size_t mapped, std::size_t skip, std::size_t size, std::size_t slot)
       : base_(base), mapped_(mapped), data_(base + skip), size_(size), slot_(slot) {}
   std::byte* base_;

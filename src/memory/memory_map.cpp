@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <limits>
+#include <string_view>
 
 namespace causeway::memory {
 namespace {
@@ -120,6 +121,32 @@ std::optional<Iova> MemoryMap::iova_of(FrontendVa address) const {
     if (offset < region.size) return Iova(region.iova.value() + offset);
   }
   return std::nullopt;
+}
+
+Result<MemoryMap::Run> MemoryMap::join(Iova iova, std::uint64_t size, Access access) const {
+  const auto refuse = [&](std::string_view why) {
+    return fail(Errc::not_supported, fmt::format("{}+{:#x} behind the IOMMU: {}", iova, size, why));
+  };
+  if (!memory_ || size == 0 || wraps(iova.value(), size)) return refuse("it is not there");
+  const std::uint64_t skip = iova.value() % page_size();
+  std::vector<Mapping::Piece> pieces;
+  for (std::uint64_t at = iova.value() - skip; at < iova.value() + size; at += page_size()) {
+    // Of the page at an end, the part that is asked for must be there.
+    const std::uint64_t known = std::max(at, iova.value());
+    const Entry* const entry = find(known);
+    if (entry == nullptr || !allows(entry->access, access)) return refuse("not all of it may be used so");
+    const std::byte* const host = entry->host + (known - entry->first) - (known - at);
+    const auto region = std::ranges::find_if(memory_->regions_, [&](const Region& own) {
+      const auto offset = std::bit_cast<std::uintptr_t>(host) - std::bit_cast<std::uintptr_t>(own.mapping->data());
+      return offset < own.size;
+    });
+    if (region == memory_->regions_.end()) return refuse("it leads out of a memory region");
+    const auto offset = std::bit_cast<std::uintptr_t>(host) - std::bit_cast<std::uintptr_t>(region->mapping->data());
+    pieces.push_back({.file = *region->file, .offset = region->offset + offset, .size = page_size()});
+  }
+  auto mapping = Mapping::map_together(pieces);
+  if (!mapping) return refuse(mapping.error().what);
+  return Run{.bytes = GuestSpan((*mapping)->data() + skip, size), .own = *std::move(mapping)};
 }
 
 bool MemoryMap::list_missing(Iova iova, std::uint64_t size, Access access, std::vector<Miss>& misses) const {

@@ -62,6 +62,13 @@ class MemoryMap {
   std::vector<Region> with_known(std::vector<Region> regions) const;
   /// The `size` bytes at `iova`, when they lie in one region (or in regions that are neighbours in our mapping too).
   std::optional<GuestSpan> translate(Iova iova, std::uint64_t size, Access access = Access::read) const;
+  /// The same where a map that is translated has them in pieces: a mapping of its own that shows them as one run, to be
+  /// kept with the span. Errc::not_supported: something is missing, must not be used so, or cannot be mapped so.
+  struct Run {
+    GuestSpan bytes;
+    std::shared_ptr<const Mapping> own;
+  };
+  Result<Run> join(Iova iova, std::uint64_t size, Access access) const;
   /// Of a map that is translated: appends what of `size` bytes at `iova` is not in it, page by page, up to kMaxMisses
   /// in all and none twice. False: something of it is, but must not be used so.
   bool list_missing(Iova iova, std::uint64_t size, Access access, std::vector<Miss>& misses) const;

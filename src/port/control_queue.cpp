@@ -53,7 +53,7 @@ void ControlQueue::serve() {
   }
   // More than a batch, or more since: come back through the loop, so that one guest cannot keep the control thread.
   const bool has_more = ring_.arm();
-  if (log_) mark_ring(*log_, config_);
+  if (log_) mark_ring(*log_, written_areas(config_));
   if (has_more) kick_->signal();
 }
 

@@ -405,7 +405,7 @@ class Port {
   std::vector<std::uint16_t> paused_;  // queues, for another process or by one
   std::shared_ptr<const memory::MemoryMap> memory_;
   memory::Iotlb iotlb_;
-  std::shared_ptr<const memory::MemoryMap> translated_;      // what queues have of it
+  std::shared_ptr<const memory::MemoryMap> translated_;  // what queues have of it
   /// Asked and not answered; with the number of the question.
   std::map<std::pair<memory::Iova, memory::Access>, std::uint64_t> asked_;
   TranslationCounts translation_counts_;

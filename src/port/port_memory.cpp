@@ -60,10 +60,10 @@ Result<void> Port::change_memory(Regions regions) {
   const Regions added = missing_in(memory_->regions(), next->regions());
   const Regions removed = missing_in(next->regions(), memory_->regions());
   const auto refusing = without_memory();
-  if (!overlap_in_iova(added, removed)) {
+  // Behind an IOMMU rings may lie in what is removed, and be elsewhere afterwards.
+  if (!overlap_in_iova(added, removed) && !is_translated()) {
     CW_CHECK(map_everywhere(added, memory_->regions()));
     memory_ = std::move(next);
-    iotlb_.keep_within(*memory_);
     translated_ = iotlb_.map(memory_);
     if (control_queue_) {
       if (auto kept = control_queue_->replace_map(memory_); !kept) {

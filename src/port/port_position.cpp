@@ -21,7 +21,7 @@ void Port::correct_position(QueueIndex queue, virtio::RingConfig& ring) {
   if (!ring.start.in_flight.empty()) return;
   std::uint16_t used = ring.start.used;
   if (ring.layout() == virtio::Layout::split) {
-    const auto area = ring_map()->translate(ring.used, virtio::RingAreaSizes::of(ring.layout(), ring.size).used.bytes);
+    const auto area = ring_map()->translate(ring.used, virtio::kRingEntries);
     if (!area) return;
     used = area->load<std::uint16_t>(virtio::kRingIndex, std::memory_order_acquire);
   }
@@ -145,7 +145,7 @@ Result<QueueState> Port::recover_state(QueueIndex queue, const Queue& state) con
   if (state.addresses->kind == RingAddressKind::frontend) {
     used = memory_->iova_of(memory::FrontendVa(state.addresses->used)).value_or(memory::Iova(0));
   }
-  const auto ring_used = ring_map()->translate(used, virtio::RingAreaSizes::of(layout, *state.size).used.bytes);
+  const auto ring_used = ring_map()->translate(used, virtio::kRingEntries);
   QueueState position = start_of(state);
   // What was not used when the Device went is run again by the next one.
   if (ring_used) position.avail = ring_used->fetch<std::uint16_t>(virtio::kRingIndex);

@@ -19,12 +19,15 @@ using virtio::Chain;
 using virtio::DriverBuffer;
 using virtio::RingFault;
 
+/// By the Device's addresses, which are the log's too.
+using Places = std::vector<memory::IovaRange>;
+
 /// Marks what a queue has written. With no log there is one that has nothing to do, so that a relay which logs nothing
-/// pays nothing. `ring`: by the Device's addresses, as the log is.
+/// pays nothing. `ring`: what we write of it.
 class NoMarks {
  public:
   static constexpr bool kTranslates = false;
-  NoMarks(const virtio::RingConfig& /*ring*/, const std::shared_ptr<const memory::DirtyLog>& /*log*/) {}
+  NoMarks(virtio::QueueSize /*size*/, const Places& /*ring*/, const std::shared_ptr<const memory::DirtyLog>& /*log*/) {}
   void take(std::uint16_t /*token*/, std::span<const DriverBuffer> /*writable*/) {}
   void use(std::uint16_t /*token*/) {}
   void before_publish() {}
@@ -34,9 +37,9 @@ class NoMarks {
 class Marks {
  public:
   static constexpr bool kTranslates = false;
-  Marks(const virtio::RingConfig& ring, std::shared_ptr<const memory::DirtyLog> log)
-      : log_(std::move(log)), ring_(ring) {
-    writable_.resize(ring.size.entries());
+  Marks(virtio::QueueSize size, Places ring, std::shared_ptr<const memory::DirtyLog> log)
+      : log_(std::move(log)), ring_(std::move(ring)) {
+    writable_.resize(size.entries());
     this->ring();
   }
   void take(std::uint16_t token, std::span<const DriverBuffer> writable) {
@@ -56,7 +59,7 @@ class Marks {
 
  private:
   std::shared_ptr<const memory::DirtyLog> log_;
-  virtio::RingConfig ring_;
+  Places ring_;
   std::vector<std::vector<DriverBuffer>> writable_;  // by token
   std::vector<std::uint16_t> used_;                  // tokens, since the last publish
 };
@@ -65,9 +68,9 @@ class Marks {
 class TranslatedMarks {
  public:
   static constexpr bool kTranslates = true;
-  TranslatedMarks(const virtio::RingConfig& ring, const std::shared_ptr<const memory::DirtyLog>& log)
-      : held_(ring.size.entries()) {
-    if (log) marks_.emplace(ring, log);
+  TranslatedMarks(virtio::QueueSize size, const Places& ring, const std::shared_ptr<const memory::DirtyLog>& log)
+      : held_(size.entries()) {
+    if (log) marks_.emplace(size, ring, log);
   }
   void take(std::uint16_t token, std::span<const DriverBuffer> writable) {
     if (marks_) marks_->take(token, writable);
@@ -328,22 +331,24 @@ class RelayQueueOn final : public RelayQueue {
   std::uint64_t oldest_ = 0;          // with IN_ORDER: of those not used
 };
 
-/// The guest's ring by the addresses that the Device, and a log, have its memory at.
-Result<virtio::RingConfig> place_for_device(const virtio::RingConfig& ring, const RelayMaps& maps) {
-  if (!maps.driver->is_translated()) return ring;
-  CW_TRY(const auto areas, virtio::RingAreas::locate(ring, *maps.driver));
-  memory::Translator translator(maps.device);
-  const auto descriptors = translator.iova_of(areas.descriptors);
-  const auto available = translator.iova_of(areas.available);
-  const auto used = translator.iova_of(areas.used);
-  if (!descriptors || !available || !used) {
-    return fail(Errc::not_supported, "the ring does not lie in one memory region behind the IOMMU");
+/// What we write of the guest's ring, by the addresses that the Device, and a log, have its memory at.
+Result<Places> places_of(const virtio::RingConfig& ring, const RelayMaps& maps) {
+  Places areas = written_areas(ring);
+  if (!maps.driver->is_translated()) return areas;
+  memory::Translator driver(maps.driver);
+  memory::Translator device(maps.device);
+  Places places;
+  bool is_known = true;
+  for (const memory::IovaRange& area : areas) {
+    is_known =
+        is_known && driver.translate(area.first.value(), area.size, memory::Access::write, [&](const auto& piece) {
+          const auto at = device.iova_of(piece);
+          is_known = is_known && at.has_value();
+          if (at) places.push_back({.first = *at, .size = piece.size()});
+        });
   }
-  virtio::RingConfig placed = ring;
-  placed.descriptors = *descriptors;
-  placed.available = *available;
-  placed.used = *used;
-  return placed;
+  if (!is_known) return fail(Errc::peer_violation, "the ring does not lie in memory that the device may write");
+  return places;
 }
 
 template <class Guest, class Shadow>
@@ -353,11 +358,11 @@ Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest, Rela
                                              RelayQueue::OnMiss on_miss) {
   CW_TRY(auto ring, Guest::start(guest.ring, maps.driver, virtio::Remember::in_flight));
   CW_TRY(auto own, Shadow::start(shadow.config, shadow.map, shadow.tables));
-  CW_TRY(const auto placed, place_for_device(guest.ring, maps));
+  CW_TRY(const auto places, places_of(guest.ring, maps));
   const auto make = [&]<class Mark>() -> std::unique_ptr<RelayQueue> {
     return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(
-        guest, std::move(ring), std::move(own), std::move(maps.device), Mark(placed, log), std::move(kick),
-        std::move(on_fault), std::move(on_miss));
+        guest, std::move(ring), std::move(own), std::move(maps.device), Mark(guest.ring.size, places, log),
+        std::move(kick), std::move(on_fault), std::move(on_miss));
   };
   if (maps.driver->is_translated()) return make.template operator()<TranslatedMarks>();
   return log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();

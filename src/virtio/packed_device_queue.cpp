@@ -57,7 +57,10 @@ Result<PackedDeviceQueue> PackedDeviceQueue::start(const RingConfig& config,
 }
 
 Result<void> PackedDeviceQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
-  CW_TRY(areas_, RingAreas::locate(config_, *map));
+  // Behind an IOMMU it is for the ring's user to stop before its own addresses become others.
+  if (!map->is_translated()) {
+    CW_TRY(areas_, RingAreas::locate(config_, *map));
+  }
   walker_.replace_map(std::move(map));
   return {};
 }

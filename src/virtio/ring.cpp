@@ -10,15 +10,16 @@ namespace causeway::virtio {
 namespace {
 
 Result<memory::GuestSpan> locate_area(std::string_view name, memory::Iova address, RingAreaSizes::Area area,
-                                      const memory::MemoryMap& map) {
+                                      const memory::MemoryMap& map, std::vector<std::shared_ptr<const Mapping>>& own) {
   const auto [size, alignment, access] = area;
   if (address.value() % alignment != 0) {
     return fail(Errc::peer_violation, fmt::format("{} at {} is not aligned to {} bytes", name, address, alignment));
   }
-  const auto span = map.translate(address, size, access);
+  auto span = map.translate(address, size, access);
   if (!span && map.is_translated()) {
-    return fail(Errc::not_supported,
-                fmt::format("{} at {}+{:#x} is not one run of memory behind the IOMMU", name, address, size));
+    CW_TRY(auto run, map.join(address, size, access));
+    span = run.bytes;
+    own.push_back(std::move(run.own));
   }
   if (!span) {
     return fail(Errc::peer_violation, fmt::format("{} at {}+{:#x} is not inside guest memory", name, address, size));
@@ -87,11 +88,12 @@ Result<RingAreas> RingAreas::locate(const RingConfig& config, const memory::Memo
   const bool packed = layout == Layout::packed;
   const auto sizes = RingAreaSizes::of(layout, config.size);
   RingAreas areas;
-  CW_TRY(areas.descriptors,
-         locate_area(packed ? "descriptor ring" : "descriptor table", config.descriptors, sizes.descriptors, map));
-  CW_TRY(areas.available,
-         locate_area(packed ? "driver event suppression" : "available ring", config.available, sizes.available, map));
-  CW_TRY(areas.used, locate_area(packed ? "device event suppression" : "used ring", config.used, sizes.used, map));
+  CW_TRY(areas.descriptors, locate_area(packed ? "descriptor ring" : "descriptor table", config.descriptors,
+                                        sizes.descriptors, map, areas.own));
+  CW_TRY(areas.available, locate_area(packed ? "driver event suppression" : "available ring", config.available,
+                                      sizes.available, map, areas.own));
+  CW_TRY(areas.used,
+         locate_area(packed ? "device event suppression" : "used ring", config.used, sizes.used, map, areas.own));
   return areas;
 }
 

@@ -118,6 +118,7 @@ struct RingAreas {
   memory::GuestSpan descriptors;
   memory::GuestSpan available;
   memory::GuestSpan used;
+  std::vector<std::shared_ptr<const Mapping>> own{};  // NOLINT(readability-redundant-member-init): of areas in pieces
   /// Errc::peer_violation when an area is misaligned or not in `map`; the text names it.
   static Result<RingAreas> locate(const RingConfig& config, const memory::MemoryMap& map);
   /// What of them a map that is translated lacks; false: it has something that must not be used so.
