@@ -29,9 +29,15 @@ Result<std::optional<IovaRange>> Iotlb::update(const Translation& translation, c
       .last = range.last(),
       .host = region->mapping->data() + (translation.frontend_va.value() - region->frontend_va.value()),
       .access = translation.access};
-  const auto continues = [](const MemoryMap::Entry& low, const MemoryMap::Entry& high) {
+  // Regions may be neighbours in our mapping by chance, and a Device has each at addresses of its own: no run leaves
+  // one.
+  const std::byte* const start = region->mapping->data();
+  const auto continues = [&](const MemoryMap::Entry& low, const MemoryMap::Entry& high) {
+    const auto is_inside = [&](const std::byte* host) {
+      return std::bit_cast<std::uintptr_t>(host) - std::bit_cast<std::uintptr_t>(start) < region->size;
+    };
     return low.last + 1 == high.first && low.host + (low.last - low.first + 1) == high.host &&
-           low.access == high.access;
+           low.access == high.access && is_inside(low.host) && is_inside(high.host);
   };
   auto at = std::ranges::upper_bound(entries_, first, {}, &MemoryMap::Entry::first);
   if (at != entries_.begin() && continues(*std::prev(at), fresh)) {

@@ -40,11 +40,11 @@ class ChainWalker {
     if (const auto segment = translator_.translate_at_once(address, length)) [[likely]] {
       if (segment->size() != 0) batch.append(*segment);
     } else if (const RingFault fault = append_pieces(batch, address, length, writes); fault != RingFault::none) {
-      return fault;
+      // Also what a chain has that lacks something.
+      return is_too_long(batch, chain) ? RingFault::chain_too_long : fault;
     }
     const auto pieces = static_cast<std::uint32_t>(batch.segment_count() - before);
-    // A descriptor over many small regions has many pieces; the chain as a whole stays bounded.
-    if (batch.segment_count() - chain.first > std::size_t{2} * chain_limit_) [[unlikely]]
+    if (is_too_long(batch, chain)) [[unlikely]]
       return RingFault::chain_too_long;
     if (writes) {
       chain.writable += pieces;
@@ -80,6 +80,10 @@ class ChainWalker {
   std::vector<memory::Miss> take_misses() { return std::exchange(misses_, {}); }
 
  private:
+  /// A descriptor over many small regions has many pieces; the chain as a whole stays bounded.
+  bool is_too_long(const ChainBatch& batch, const Chain& chain) const {
+    return batch.segment_count() - chain.first > std::size_t{2} * chain_limit_;
+  }
   RingFault append_pieces(ChainBatch& batch, std::uint64_t address, std::uint32_t length, bool writes);
   RingFault miss(std::uint64_t address, std::uint32_t length, memory::Access access);
   RingFault walk_split_table(ChainBatch& batch, Chain& chain, const memory::GuestSpan& table, std::uint32_t entries);

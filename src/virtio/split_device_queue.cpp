@@ -114,11 +114,12 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
   count = static_cast<std::uint16_t>(std::min<std::size_t>(count, ChainBatch::kMaxChains - batch.size()));
   // First the heads, so that their descriptors are on the way while the first chain is walked.
   std::array<std::uint16_t, ChainBatch::kMaxChains> heads;
+  RingFault behind = RingFault::none;  // these chains, of which one may have to wait
   for (std::uint16_t i = 0; i < count; ++i) {
     const std::size_t slot = static_cast<std::size_t>(next_avail_ + i) & mask_;
     heads[i] = areas_.available.load<std::uint16_t>(kRingEntries + 2 * slot, std::memory_order_relaxed);
     if (heads[i] > mask_) [[unlikely]] {
-      fault_ = RingFault::head_out_of_range;
+      behind = RingFault::head_out_of_range;
       count = i;
       break;
     }
@@ -133,6 +134,8 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
     }
     ++next_avail_;
   }
+  if (behind != RingFault::none) [[unlikely]]
+    fault_ = behind;
   return count;
 }
 
