@@ -47,7 +47,8 @@ class NicBehindIommu(IommuCase):
         self.assert_streams_arrive(block_mib=1)
 
     def test_strict_packed(self):
-        self.start_pair("strict", ",packed=on")
+        """Rings of so many pages lie anywhere in the guest's memory."""
+        self.start_pair("strict", ",packed=on,rx_queue_size=1024,tx_queue_size=1024")
         self.assert_streams_arrive(block_mib=1)
 
     def test_lazy(self):
@@ -82,7 +83,7 @@ class DiskBehindIommu(IommuCase):
         self.assert_disk_works()
 
     def test_strict_packed(self):
-        self.start_disk("strict", ",packed=on")
+        self.start_disk("strict", ",packed=on,queue-size=1024")
         self.assert_disk_works()
 
     def test_lazy(self):
