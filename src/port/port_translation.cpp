@@ -98,9 +98,9 @@ void Port::ask(std::span<const memory::Miss> misses) {
   std::vector<memory::Miss> unknown;
   for (const memory::Miss& miss : misses) {
     unknown.clear();
-    // The answer may have come while the question was on its way here.
-    translated_->list_missing(miss.at, 1, miss.access, unknown);
-    if (unknown.empty()) continue;
+    // The answer may have come while the question was on its way here; of a page that is known in part the rest is due.
+    const bool is_allowed = translated_->list_missing(miss.at, memory::MemoryMap::kIommuPage, miss.access, unknown);
+    if (is_allowed && unknown.empty()) continue;
     if (asked_.size() >= kMaxAsked) asked_.clear();
     if (!asked_.try_emplace({miss.at, miss.access}, translation_counts_.misses).second) continue;
     ++translation_counts_.misses;

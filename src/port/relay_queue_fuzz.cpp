@@ -1,8 +1,10 @@
 // A relay between a driver and a device, either of which may begin to lie at any step. To the one that does not, it
 // keeps its promises: a driver gets back what it sent, once, with no more than it has room for, also from the devices
 // that come after one that lied; a device finds a ring without faults, whose buffers are the guest's. After a fault
-// neither ring is written. Input: features and layouts of both rings (1 byte), size and log (1 byte), then steps.
+// neither ring is written. Input: features and layouts of both rings (1 byte), size, log, and whether the driver is
+// behind an IOMMU, of which pieces are forgotten and told anew (1 byte), then steps.
 
+#include "memory/iotlb.h"
 #include "port/relay_queue.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
@@ -22,13 +24,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 namespace {
 
 using namespace causeway;
-using port::RelayQueue, port::ShadowRing;
+using port::RelayMaps, port::RelayQueue, port::ShadowRing;
 using testing::FuzzInput, testing::GuestMemory, testing::require, testing::value_or_die;
 using virtio::Chain, virtio::ChainBatch, virtio::DeviceQueue, virtio::DriverBuffer, virtio::DriverQueue;
 using virtio::Feature, virtio::FeatureSet;
 
 constexpr memory::Iova kShadow(0x7f'0000'0000);
 constexpr std::uint64_t kRegion = 32768;
+constexpr std::uint64_t kMemory = 2 * kRegion;
+constexpr std::uint64_t kPage = memory::MemoryMap::kIommuPage;
+constexpr std::uint64_t kApart = 0x3'0000'0000;  // behind an IOMMU: between the guest's and the driver's addresses
 constexpr std::uint32_t kParts = 12;
 constexpr std::uint32_t kBuffer = 64;
 constexpr unsigned kMostMoves = 8;  // each costs as much as some hundred other steps
@@ -66,8 +71,10 @@ class World {
   World(FuzzInput& input, std::uint8_t features, std::uint8_t shape)
       : input_(input),
         device_features_(ring_features(features >> 4)),
+        apart_((shape & 0x40) != 0 ? kApart : 0),
         memory_(kRegion, 2),
-        config_(memory_.make_ring(ring_entries(ring_features(features), shape & 0x1f), ring_features(features))),
+        driver_map_(make_driver_map()),
+        config_(place(memory_.make_ring(ring_entries(ring_features(features), shape & 0x1f), ring_features(features)))),
         driver_(make_driver()) {
     if ((shape & 0x80) != 0) {
       const OwnedFd file = value_or_die(make_memfd("log", kLogBytes));
@@ -108,8 +115,7 @@ class World {
       case 10:
         return moves_++ >= kMostMoves || move();
       case 11:
-        replace_map(detail);
-        break;
+        return apart_ == 0 ? replace_map(detail) : translate(detail);
       case 12:
         lie_as_driver(detail);
         break;
@@ -131,6 +137,7 @@ class World {
     if (device_lies_) move();
     for (int i = 0; i < 200 && !sent_.empty(); ++i) {
       relay([this] { relay_->poll(); });
+      if (wait_) answer(~std::size_t{0});
       device_takes();
       while (!held_.empty()) device_uses(0, 0);
       relay([this] { relay_->poll(); });
@@ -143,25 +150,39 @@ class World {
   DriverQueue make_driver() {
     const std::uint16_t entries = config_.size.entries();
     if (config_.features.has(Feature::indirect_desc))
-      tables_.emplace(memory_.allocate(virtio::indirect_bytes(entries)));
-    return value_or_die(DriverQueue::start(config_, memory_.map(), tables_));
+      tables_.emplace(driver_address(memory_.allocate(virtio::indirect_bytes(entries))));
+    return value_or_die(DriverQueue::start(config_, driver_map_, tables_));
   }
+
+  memory::Iova driver_address(memory::Iova guest) const { return memory::Iova(guest.value() + apart_); }
+  virtio::RingConfig place(virtio::RingConfig ring) const {
+    for (memory::Iova* area : {&ring.descriptors, &ring.available, &ring.used}) *area = driver_address(*area);
+    return ring;
+  }
+  memory::Iova guest_address(memory::Iova driver) const { return memory::Iova(driver.value() - apart_); }
 
   bool start(virtio::QueueState at) {
     config_.start = std::move(at);
     relay_.reset();
     held_.clear();
+    wait_.reset();
     has_fault_ = device_lies_ = false;
+    if (apart_ != 0) learn_ring();
     shadow_.emplace(value_or_die(ShadowRing::make("shadow", device_features_, config_.size.entries(), kShadow)));
     auto regions = memory_.map()->regions();
     regions.push_back(shadow_->region);
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
     auto started = RelayQueue::start(
-        {.ring = config_, .kick = {}, .call = {}}, RelayMaps::untranslated(memory_.map()), log_, *shadow_,
-        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](const Error&) {
+        {.ring = config_, .kick = {}, .call = {}}, maps(), log_, *shadow_,
+        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+        [this](const Error&) {
           require(!std::exchange(has_fault_, true));
           require(driver_lies_ || device_lies_);
+        },
+        [this](RelayQueue::Wait wait) {
+          require(apart_ != 0 && !wait_ && !wait.misses.empty());
+          wait_ = std::move(wait);
         });
     require(started || driver_lies_);
     if (started) relay_ = std::move(*started);
@@ -180,7 +201,7 @@ class World {
         map.translate(at, bytes)->read(0, std::span(all).last(bytes));
       }
     };
-    append(*memory_.map(), config_);
+    append(*driver_map_, config_);
     append(*shadow_->map, shadow_->config);
     return all;
   }
@@ -212,6 +233,7 @@ class World {
       if (i < readable) ++sent.readable;
       if (i >= readable) sent.room += length;
     }
+    for (DriverBuffer& part : parts) part.address = driver_address(part.address);
     const std::span<const DriverBuffer> all(parts);
     if (!driver_.add(all.first(readable), all.subspan(readable), next_token_)) return;
     free_.pop_front();
@@ -234,7 +256,7 @@ class World {
     if (driver_lies_) return;
     require(!driver_.is_broken());
     if (!log_ || !has_any) return;
-    require(is_marked(config_.layout() == virtio::Layout::packed ? config_.descriptors : config_.used));
+    require(is_marked(guest_address(config_.layout() == virtio::Layout::packed ? config_.descriptors : config_.used)));
     // As a front-end does that copies the pages now.
     memory::GuestSpan::over({log_bits_->data(), log_bits_->size()})
         .write(GuestMemory::kBase / memory::DirtyLog::kPage / 8, std::array<std::byte, 2>{});
@@ -261,15 +283,15 @@ class World {
 
   void lie_as_driver(unsigned detail) {
     driver_lies_ = true;
-    testing::RingLiar liar(input_, *memory_.map(), config_, tables_);
+    testing::RingLiar liar(input_, *driver_map_, config_, tables_);
     (detail & 4) != 0 ? liar.offer() : liar.poke(detail);
   }
   void lie_of_a_buffer(unsigned detail) {
-    constexpr std::array<std::uint64_t, 4> kBases{GuestMemory::kBase, GuestMemory::kBase + kRegion, kShadow.value(),
-                                                  0ULL - kRegion};
+    const std::array<std::uint64_t, 4> bases{GuestMemory::kBase + apart_, GuestMemory::kBase + apart_ + kRegion,
+                                             kShadow.value(), 0ULL - kRegion};
     driver_lies_ = true;
-    testing::RingLiar(input_, *memory_.map(), config_, tables_)
-        .write_descriptor((detail & 1) != 0, kBases[(detail >> 1) & 3], (detail & 8) != 0 ? 16 : 0);
+    testing::RingLiar(input_, *driver_map_, config_, tables_)
+        .write_descriptor((detail & 1) != 0, bases[(detail >> 1) & 3], (detail & 8) != 0 ? 16 : 0);
   }
 
   // --- The device ---------------------------------------------------------------------------------------------------
@@ -341,15 +363,20 @@ class World {
   // --- Around them --------------------------------------------------------------------------------------------------
 
   /// Another device goes on where the relay of the one before says.
-  bool move() {
+  template <class Meanwhile>
+  bool move(Meanwhile meanwhile) {
     // Behind something that is not done an ordered ring has no place for what is.
     while (config_.features.has(Feature::in_order) && !device_lies_ && !held_.empty()) device_uses(0, 1);
     virtio::QueueState at;
     relay([&] { at = relay_->finish(); });
+    meanwhile();
     return start(std::move(at));
   }
+  bool move() {
+    return move([] {});
+  }
 
-  void replace_map(unsigned detail) {
+  bool replace_map(unsigned detail) {
     auto regions = memory_.map()->regions();
     if ((detail & 1) != 0) {
       driver_lies_ = true;  // it has buffers there
@@ -360,11 +387,91 @@ class World {
           relay_->replace_maps(RelayMaps::untranslated(value_or_die(memory::MemoryMap::make(std::move(regions)))));
       require(replaced || driver_lies_);
     });
+    return true;
+  }
+
+  // --- The IOMMU ----------------------------------------------------------------------------------------------------
+
+  RelayMaps maps() const {
+    if (apart_ == 0) return RelayMaps::untranslated(memory_.map());
+    return {.driver = iotlb_.map(memory_.map()), .device = memory_.map()};
+  }
+  /// What the driver itself has: all of it.
+  std::shared_ptr<const memory::MemoryMap> make_driver_map() const {
+    if (apart_ == 0) return memory_.map();
+    memory::Iotlb all;
+    for (const memory::Region& region : memory_.map()->regions()) {
+      const auto known = all.update({.iova = driver_address(region.iova),
+                                     .size = region.size,
+                                     .frontend_va = region.frontend_va,
+                                     .access = memory::Access::read_write},
+                                    *memory_.map());
+      require(known.has_value());
+    }
+    return all.map(memory_.map());
+  }
+  /// A page that is the driver's is where it is; any other leads nowhere, or wraps.
+  void learn(memory::Iova page, std::uint64_t size = kPage) {
+    const std::uint64_t offset = page.value() - apart_ - GuestMemory::kBase;
+    const bool is_known = iotlb_
+                              .update({.iova = page,
+                                       .size = size,
+                                       .frontend_va = memory::FrontendVa(GuestMemory::kFrontendBase + offset),
+                                       .access = memory::Access::read_write},
+                                      *memory_.map())
+                              .has_value();
+    const bool is_inside = offset < kMemory && size != 0 && size <= kRegion - offset % kRegion;
+    require(is_known == is_inside);
+  }
+  void learn_ring() {
+    std::vector<memory::Miss> misses;
+    require(virtio::RingAreas::list_missing(config_, *maps().driver, misses));
+    for (const memory::Miss& miss : misses) learn(miss.at);
+  }
+  void replace_maps() {
+    relay([&] { require(relay_->replace_maps(maps()).has_value()); });
+    wait_.reset();
+  }
+  void answer(std::size_t limit) {
+    if (wait_) {
+      auto& misses = wait_->misses;
+      for (const memory::Miss& miss : std::span(misses).first(std::min(limit, misses.size()))) learn(miss.at);
+    }
+    replace_maps();
+  }
+  /// What is told, again or unasked, and what is taken back. False: nothing is left to be done.
+  bool translate(unsigned detail) {
+    if (detail < 6) {
+      answer(detail < 3 ? ~std::size_t{0} : detail - 3);
+      return true;
+    }
+    const std::uint64_t first = input_.byte() % (kMemory / 256) * 256;
+    const std::uint64_t size = input_.byte() * std::uint64_t{256};
+    const memory::Iova at(GuestMemory::kBase + apart_ + first);
+    if (detail < 9) {
+      learn(at, size);
+      if (detail == 8) learn(memory::Iova(0 - first), size);
+      replace_maps();
+      return true;
+    }
+    if (size == 0) return true;
+    const memory::IovaRange range{.first = at, .size = size};
+    if (!relay_->uses(range)) {
+      iotlb_.invalidate(range);
+      replace_maps();
+      return true;
+    }
+    if (moves_++ >= kMostMoves) return true;
+    return move([&] { iotlb_.invalidate(range); });
   }
 
   FuzzInput& input_;
   FeatureSet device_features_;
+  std::uint64_t apart_;
   GuestMemory memory_;
+  memory::Iotlb iotlb_;
+  std::shared_ptr<const memory::MemoryMap> driver_map_;
+  std::optional<RelayQueue::Wait> wait_;
   virtio::RingConfig config_;
   std::optional<virtio::IndirectArea> tables_;
   DriverQueue driver_;

@@ -113,6 +113,36 @@ TEST_F(SetVringKickCodec, RefusesReservedBits) {
   EXPECT_FALSE(decode_raw(Request::set_vring_kick, bytes_of(std::uint64_t{0x200}), eventfds(1)));
 }
 
+TEST(IotlbCodec, TakesWhatHasTheBytesBehindTheTypeOrNot) {
+  const wire::Iotlb sent{
+      .iova = 0x1000, .size = 0x2000, .user_address = 0x3000, .access = 1, .type = wire::kIotlbUpdate, .padding = {}};
+  for (const std::size_t size : {26U, 29U, 32U}) {
+    Bytes body = bytes_of(sent);
+    body.resize(size);
+    const auto message = decode_raw(Request::iotlb_msg, body);
+    ASSERT_TRUE(message) << size;
+    const auto& iotlb = std::get<IotlbMsg>(*message);
+    EXPECT_TRUE(iotlb.is_update);
+    EXPECT_EQ(iotlb.translation.iova, memory::Iova(0x1000));
+    EXPECT_EQ(iotlb.translation.size, 0x2000U);
+    EXPECT_EQ(iotlb.translation.frontend_va, memory::FrontendVa(0x3000));
+    EXPECT_EQ(iotlb.translation.access, memory::Access::read);
+  }
+}
+
+TEST(IotlbCodec, RefusesTypesAndAccessesThatAFrontEndDoesNotSend) {
+  const auto text = [](std::uint8_t type, std::uint8_t access) {
+    const auto message = decode_raw(
+        Request::iotlb_msg,
+        bytes_of(wire::Iotlb{.iova = 0, .size = 1, .user_address = 0, .access = access, .type = type, .padding = {}}));
+    return message ? std::string() : message.error().text();
+  };
+  EXPECT_EQ(text(wire::kIotlbInvalidate, 0), "");
+  EXPECT_EQ(text(wire::kIotlbMiss, 1), "IOTLB_MSG: type 1, must be update (2) or invalidate (3)");
+  EXPECT_EQ(text(4, 1), "IOTLB_MSG: type 4, must be update (2) or invalidate (3)");
+  EXPECT_EQ(text(wire::kIotlbUpdate, 4), "IOTLB_MSG: access 4, must be from 0 to 3");
+}
+
 class SetMemTableCodec : public Leaks {
  protected:
   static Bytes table(std::uint32_t says, std::size_t carries) {

@@ -69,6 +69,11 @@ std::vector<FrontendMessage> one_of_each() {
   add(PostcopyAdvise{});
   add(PostcopyListen{});
   add(PostcopyEnd{});
+  add(IotlbMsg{.is_update = true,
+               .translation = {.iova = memory::Iova(0x1000),
+                               .size = 0x2000,
+                               .frontend_va = memory::FrontendVa(0x3000),
+                               .access = memory::Access::write}});
   return all;
 }
 
@@ -116,6 +121,22 @@ TEST(BackendMessages, AreReceivedAsTheyWereSent) {
   const BackendMessage call{.request = BackendRequest::vring_call, .queue = kQueue};
   const Bytes bytes = encode(call, false).bytes;
   EXPECT_EQ(*from_backend(4, Bytes(bytes.begin() + kHeaderSize, bytes.end())), call);
+}
+
+TEST(BackendMessages, AMissNamesItsPageAndWhatWasToBeDone) {
+  const memory::Miss miss{.at = memory::Iova(0x5000), .access = memory::Access::write};
+  const Outgoing out = encode({.request = BackendRequest::iotlb_msg, .miss = miss}, false);
+  ASSERT_EQ(out.bytes.size(), kHeaderSize + sizeof(wire::Iotlb));
+  const auto body = std::span(out.bytes).subspan(kHeaderSize);
+  const auto iotlb = value_of<wire::Iotlb>(body);
+  EXPECT_EQ(iotlb.iova, 0x5000U);
+  EXPECT_EQ(iotlb.size, 4096U);
+  EXPECT_EQ(iotlb.user_address, 0U);
+  EXPECT_EQ(iotlb.access, 2U);
+  EXPECT_EQ(iotlb.type, wire::kIotlbMiss);
+  EXPECT_EQ(iotlb.padding, decltype(iotlb.padding){});
+  // Our own driver side has no IOMMU.
+  EXPECT_FALSE(from_backend(1, Bytes(body.begin(), body.end())));
 }
 
 TEST(BackendMessages, CarryADoorbellOrTakeItBack) {

@@ -199,6 +199,7 @@ class FakeDevice final : public vdpa::Device {
                          .type = virtio::DeviceType::net,
                          .features = virtio::FeatureSet{virtio::Feature::version_1, virtio::Feature::ring_reset}
                                          .with(virtio::Feature::event_idx)
+                                         .with(virtio::Feature::access_platform)
                                          .with(virtio::NetFeature::mac)
                                          .with(virtio::NetFeature::mq),
                          .queues = 0,

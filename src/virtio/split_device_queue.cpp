@@ -130,6 +130,7 @@ std::uint16_t SplitDeviceQueue::take(ChainBatch& batch, std::uint16_t limit) {
       return i;
     if (!take_chain(batch, heads[i], false)) [[unlikely]] {
       if (fault_ == RingFault::none) look_ahead(batch, std::span(heads).first(count).subspan(i + 1));
+      known_avail_ = next_avail_;  // the next look asks also for what comes while this one waits
       return i;
     }
     ++next_avail_;

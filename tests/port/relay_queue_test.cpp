@@ -3,6 +3,7 @@
 
 #include "port/relay_queue.h"
 
+#include "memory/iotlb.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 
 #include "support/guest_memory.h"
@@ -25,6 +27,8 @@ using virtio::Feature, virtio::FeatureSet;
 
 constexpr memory::Iova kShadow(0x7f'0000'0000);
 constexpr std::uint32_t kBuffer = 256;
+constexpr std::uint64_t kPage = memory::MemoryMap::kIommuPage;
+constexpr std::uint64_t kApart = 0x3'0000'0000;  ///< behind an IOMMU: between the guest's and the driver's addresses
 
 FeatureSet any_ring_features() {
   FeatureSet features;
@@ -34,15 +38,28 @@ FeatureSet any_ring_features() {
   return features;
 }
 
-/// A driver, a relay and a device, all on this thread.
+/// What the driver's addresses from `first` on lead to: the guest's memory, kApart below.
+void learn(memory::Iotlb& iotlb, const GuestMemory& memory, memory::Iova first, std::uint64_t size,
+           memory::Access access = memory::Access::read_write) {
+  const std::uint64_t offset = first.value() - kApart - GuestMemory::kBase;
+  value_or_die(iotlb.update({.iova = first,
+                             .size = size,
+                             .frontend_va = memory::FrontendVa(GuestMemory::kFrontendBase + offset),
+                             .access = access},
+                            *memory.map()));
+}
+
+/// A driver, a relay and a device, all on this thread. With `apart` the driver is behind an IOMMU, of which the relay
+/// knows nothing but the ring's addresses.
 class World {
  public:
-  World(FeatureSet guest, FeatureSet device_features, std::uint16_t entries, bool logs)
+  World(FeatureSet guest, FeatureSet device_features, std::uint16_t entries, bool logs, std::uint64_t apart = 0)
       : device_features_(device_features),
+        apart_(apart),
         memory_(1 << 20, 3),
         log_file_(value_or_die(make_memfd("log", kLogBytes))),
         log_(logs ? value_or_die(memory::DirtyLog::map(log_file_, 0, kLogBytes)) : nullptr),
-        config_(memory_.make_ring(entries, guest)),
+        config_(place(memory_.make_ring(entries, guest))),
         driver_(make_driver(guest, entries)) {
     for (std::uint16_t i = 0; i < entries; ++i) free_.push_back(memory_.allocate(std::uint64_t{kParts} * kBuffer));
     start(config_.start);
@@ -54,7 +71,8 @@ class World {
     const memory::Iova at = free_.front();
     std::vector<DriverBuffer> parts;
     for (std::uint32_t i = 0; i < readable + writable; ++i) {
-      parts.push_back({.address = memory::Iova(at.value() + std::uint64_t{i} * kBuffer), .length = kBuffer - i});
+      parts.push_back(
+          {.address = driver_address(memory::Iova(at.value() + std::uint64_t{i} * kBuffer)), .length = kBuffer - i});
     }
     const std::uint64_t token = next_token_;
     memory_.at(at, kBuffer).put(0, token);
@@ -114,26 +132,55 @@ class World {
         // Of a batch with IN_ORDER the driver is not told how much each has.
         RC_ASSERT(used->written == 1 || config_.features.has(Feature::in_order));
       }
-      RC_ASSERT(is_marked(config_.used));
-      RC_ASSERT(config_.layout() == virtio::Layout::split || is_marked(config_.descriptors));
+      RC_ASSERT(is_marked(guest_address(config_.used)));
+      RC_ASSERT(config_.layout() == virtio::Layout::split || is_marked(guest_address(config_.descriptors)));
       free_.push_back(sent.at);
     }
     RC_ASSERT(!driver_.is_broken());
   }
 
   /// The queue is moved: another relay goes on where this one says. What the device held is left to the next one.
-  void restart() {
+  void restart(const std::function<void()>& meanwhile = {}) {
     if (config_.features.has(Feature::in_order)) {
       while (!held_.empty()) device_uses(true);
     }
     held_.clear();
-    start(relay_->finish());
+    auto at = relay_->finish();
+    if (meanwhile) meanwhile();
+    start(std::move(at));
   }
+
+  /// The IOMMU's owner answers the first `limit` of what is asked for.
+  void answer(std::size_t limit) {
+    if (!wait_) return;
+    auto& misses = wait_->misses;
+    const auto end = misses.begin() + static_cast<std::ptrdiff_t>(std::min(limit, misses.size()));
+    for (const memory::Miss& miss : std::span(misses.begin(), end)) {
+      learn(iotlb_, memory_, miss.at, kPage);
+    }
+    replace_maps();
+  }
+  /// Takes back `pages` from a page of the guest's memory on, as a port does.
+  void invalidate(std::uint64_t first, std::uint64_t pages) {
+    const memory::IovaRange range{.first = memory::Iova(GuestMemory::kBase + apart_ + first * kPage),
+                                  .size = pages * kPage};
+    const bool stops = relay_->uses(range);
+    if (!stops) {
+      iotlb_.invalidate(range);
+      replace_maps();
+      return;
+    }
+    restart([&] { iotlb_.invalidate(range); });
+    RC_ASSERT(!relay_->uses(range) || virtio::RingAreas::overlap(config_, range));
+  }
+  /// Of the guest's memory that is in use.
+  std::uint64_t pages() { return (memory_.allocate(0).value() - GuestMemory::kBase + kPage - 1) / kPage; }
 
   /// Until all that was sent has come back.
   void settle() {
     for (int i = 0; i < 10'000 && !sent_.empty(); ++i) {
       relay();
+      answer(~std::size_t{0});
       device_takes();
       while (!held_.empty()) device_uses(true);
       relay();
@@ -157,6 +204,33 @@ class World {
     std::vector<memory::GuestSpan> writable;
   };
 
+  memory::Iova driver_address(memory::Iova guest) const { return memory::Iova(guest.value() + apart_); }
+  memory::Iova guest_address(memory::Iova driver) const { return memory::Iova(driver.value() - apart_); }
+  virtio::RingConfig place(virtio::RingConfig ring) const {
+    for (memory::Iova* area : {&ring.descriptors, &ring.available, &ring.used}) *area = driver_address(*area);
+    return ring;
+  }
+  port::RelayMaps maps() const {
+    if (apart_ == 0) return port::RelayMaps::untranslated(memory_.map());
+    return {.driver = iotlb_.map(memory_.map()), .device = memory_.map()};
+  }
+  void replace_maps() {
+    RC_ASSERT(relay_->replace_maps(maps()).has_value());
+    RC_ASSERT(relay_->current_wait() == 0U);
+    wait_.reset();
+  }
+  void learn_ring() {
+    std::vector<memory::Miss> misses;
+    RC_ASSERT(virtio::RingAreas::list_missing(config_, *maps().driver, misses));
+    for (const memory::Miss& miss : misses) learn(iotlb_, memory_, miss.at, kPage);
+  }
+  void await(RelayQueue::Wait wait) {
+    RC_ASSERT(!wait_.has_value());
+    RC_ASSERT(wait.number == ++waits_);
+    RC_ASSERT(!wait.misses.empty());
+    wait_ = std::move(wait);
+  }
+
   /// Where there is no log, all is well.
   bool is_marked(memory::Iova at) const {
     if (!log_) return true;
@@ -174,25 +248,39 @@ class World {
 
   DriverQueue make_driver(FeatureSet guest, std::uint16_t entries) {
     std::optional<virtio::IndirectArea> tables;
-    if (guest.has(Feature::indirect_desc)) tables.emplace(memory_.allocate(virtio::indirect_bytes(entries)));
-    return value_or_die(DriverQueue::start(config_, memory_.map(), tables));
+    if (guest.has(Feature::indirect_desc))
+      tables.emplace(driver_address(memory_.allocate(virtio::indirect_bytes(entries))));
+    if (apart_ == 0) return value_or_die(DriverQueue::start(config_, memory_.map(), tables));
+    memory::Iotlb all;
+    for (const memory::Region& region : memory_.map()->regions()) {
+      learn(all, memory_, driver_address(region.iova), region.size);
+    }
+    return value_or_die(DriverQueue::start(config_, all.map(memory_.map()), tables));
   }
 
   void start(virtio::QueueState at) {
     config_.start = std::move(at);
     relay_.reset();
+    wait_.reset();
+    waits_ = 0;
+    if (apart_ != 0) learn_ring();
     shadow_.emplace(value_or_die(ShadowRing::make("shadow", device_features_, config_.size.entries(), kShadow)));
     auto regions = memory_.map()->regions();
     regions.push_back(shadow_->region);
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
-    relay_ = value_or_die(RelayQueue::start({.ring = config_, .kick = {}, .call = {}},
-                                            port::RelayMaps::untranslated(memory_.map()), log_, *shadow_,
-                                            {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                                            [this](Error reason) { fault = std::move(reason); }));
+    relay_ = value_or_die(RelayQueue::start(
+        {.ring = config_, .kick = {}, .call = {}}, maps(), log_, *shadow_,
+        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+        [this](Error reason) { fault = std::move(reason); },
+        [this](RelayQueue::Wait wait) { await(std::move(wait)); }));
   }
 
   FeatureSet device_features_;
+  std::uint64_t apart_;
+  memory::Iotlb iotlb_;
+  std::optional<RelayQueue::Wait> wait_;
+  std::uint64_t waits_ = 0;  // of this relay
   static constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
   GuestMemory memory_;
   OwnedFd log_file_;
@@ -209,16 +297,16 @@ class World {
   std::uint64_t next_token_ = 1;
 };
 
-RC_GTEST_PROP(RelayQueue, EveryChainComesBackOnceWhateverTheRingsAreLike, ()) {
+void run_some_time(std::uint64_t apart) {
   const auto guest = any_ring_features();
   const auto device = any_ring_features();
   const auto entries = static_cast<std::uint16_t>(1U << *rc::gen::inRange(2, 6));
-  World world(guest, device, entries, *rc::gen::arbitrary<bool>());
+  World world(guest, device, entries, *rc::gen::arbitrary<bool>(), apart);
   const auto steps = *rc::gen::inRange(1, 200);
   // The longest chain that both rings can hold, whoever has indirect tables.
   const auto longest = std::min<std::uint32_t>(entries, 12);
   for (int i = 0; i < steps; ++i) {
-    switch (*rc::gen::inRange(0, 12)) {
+    switch (*rc::gen::inRange(0, apart == 0 ? 12 : 16)) {
       case 0:
       case 1:
       case 2: {
@@ -243,12 +331,30 @@ RC_GTEST_PROP(RelayQueue, EveryChainComesBackOnceWhateverTheRingsAreLike, ()) {
       case 10:
         world.driver_reaps();
         break;
+      case 12:
+        world.invalidate(*rc::gen::inRange<std::uint64_t>(0, world.pages()), *rc::gen::inRange<std::uint64_t>(1, 8));
+        break;
+      case 13:
+      case 14:
+        world.answer(~std::size_t{0});
+        break;
+      case 15:
+        world.answer(*rc::gen::inRange<std::size_t>(0, 4));
+        break;
       default:
         if (*rc::gen::inRange(0, 4) == 0) world.restart();
     }
     RC_ASSERT(!world.fault);
   }
   world.settle();
+}
+
+RC_GTEST_PROP(RelayQueue, EveryChainComesBackOnceWhateverTheRingsAreLike, ()) {
+  run_some_time(0);
+}
+
+RC_GTEST_PROP(RelayQueue, BehindAnIommuEveryChainComesBackOnceWhateverIsForgotten, ()) {
+  run_some_time(kApart);
 }
 
 /// One chain with one writable byte has been passed on; then the device does what a test says.
@@ -401,6 +507,123 @@ TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
   EXPECT_TRUE(driver.reap());
   EXPECT_NE(memory::GuestSpan::over({bits->data(), bits->size()}).fetch<std::uint8_t>(word), 0);
 }
+
+/// A relay behind an IOMMU of which it knows the ring's page alone; the driver's buffers have a page each.
+struct BehindIommu : ::testing::TestWithParam<FeatureSet> {
+  BehindIommu()
+      : ring(memory.make_ring(8, GetParam())),
+        shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))) {
+    for (memory::Iova* area : {&ring.descriptors, &ring.available, &ring.used}) {
+      *area = memory::Iova(area->value() + kApart);
+    }
+    memory::Iotlb all;
+    learn(all, memory, page(0).first, 1 << 20);
+    driver.emplace(value_or_die(DriverQueue::start(ring, all.map(memory.map()))));
+    learn(iotlb, memory, page(0).first, kPage);
+    auto regions = memory.map()->regions();
+    regions.push_back(shadow.region);
+    device.emplace(
+        value_or_die(DeviceQueue::start(shadow.config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
+    relay = value_or_die(RelayQueue::start(
+        {.ring = ring, .kick = {}, .call = {}}, maps(), nullptr, shadow,
+        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+        [](const Error& reason) { ADD_FAILURE() << reason.what; },
+        [this](RelayQueue::Wait wait) { waits.push_back(std::move(wait)); }));
+  }
+  static memory::IovaRange page(std::uint64_t n) {
+    return {.first = memory::Iova(GuestMemory::kBase + kApart + n * kPage), .size = kPage};
+  }
+  port::RelayMaps maps() const { return {.driver = iotlb.map(memory.map()), .device = memory.map()}; }
+  void send(std::uint64_t n) {
+    const DriverBuffer buffer{.address = page(n).first, .length = 100};
+    ASSERT_TRUE(driver->add({}, {&buffer, 1}, n));
+    driver->publish();
+    relay->poll();
+  }
+  void tell(std::uint64_t n) {
+    learn(iotlb, memory, page(n).first, kPage);
+    ASSERT_TRUE(relay->replace_maps(maps()));
+    relay->poll();
+  }
+  static memory::Miss miss(std::uint64_t n) { return {.at = page(n).first, .access = memory::Access::write}; }
+
+  GuestMemory memory;
+  virtio::RingConfig ring;
+  ShadowRing shadow;
+  memory::Iotlb iotlb;
+  std::optional<DriverQueue> driver;
+  std::optional<DeviceQueue> device;
+  std::unique_ptr<RelayQueue> relay;
+  std::vector<RelayQueue::Wait> waits;
+  ChainBatch batch;
+};
+
+TEST_P(BehindIommu, ItUsesItsRingAndWhatTheDeviceHas) {
+  EXPECT_TRUE(relay->uses(page(0)));
+  EXPECT_TRUE(relay->uses({.first = ring.used, .size = 1}));
+  EXPECT_TRUE(relay->uses({.first = memory::Iova(0), .size = ~0ULL}));
+  EXPECT_FALSE(relay->uses({.first = memory::Iova(0), .size = ring.descriptors.value()})) << "what lies before it";
+  learn(iotlb, memory, page(5).first, kPage);
+  ASSERT_TRUE(relay->replace_maps(maps()));
+  EXPECT_FALSE(relay->uses(page(5))) << "known, and not used";
+  send(5);
+  EXPECT_TRUE(relay->uses(page(5)));
+  EXPECT_TRUE(relay->uses({.first = memory::Iova(page(5).first.value() + 99), .size = 1}));
+  EXPECT_FALSE(relay->uses({.first = memory::Iova(page(5).first.value() + 100), .size = 1}));
+  EXPECT_FALSE(relay->uses(page(4)));
+  ASSERT_EQ(device->take(batch, 8), 1);
+  device->use(batch[0], 1);
+  device->publish();
+  EXPECT_TRUE(relay->uses(page(5))) << "the driver has not been told";
+  relay->poll();
+  EXPECT_FALSE(relay->uses(page(5)));
+  EXPECT_TRUE(driver->reap());
+}
+
+TEST_P(BehindIommu, AWaitHasANumberAndEndsWithTheMaps) {
+  send(5);
+  ASSERT_EQ(waits.size(), 1U);
+  EXPECT_EQ(waits[0].number, 1U);
+  EXPECT_EQ(waits[0].misses, std::vector{miss(5)});
+  EXPECT_EQ(relay->current_wait(), 1U);
+  EXPECT_EQ(relay->missed(), 1U);
+  EXPECT_FALSE(relay->arm()) << "it waits for no kick";
+  send(6);
+  EXPECT_EQ(waits.size(), 1U) << "nothing is taken while it waits";
+  tell(7);
+  ASSERT_EQ(waits.size(), 2U);
+  EXPECT_EQ(waits[1].number, 2U);
+  EXPECT_EQ(waits[1].misses, (std::vector{miss(5), miss(6)}));
+  EXPECT_EQ(relay->current_wait(), 2U);
+  tell(5);
+  EXPECT_EQ(device->take(batch, 8), 1);
+  EXPECT_EQ(relay->current_wait(), 3U);
+  tell(6);
+  EXPECT_EQ(device->take(batch, 8), 1);
+  EXPECT_EQ(relay->current_wait(), 0U);
+  EXPECT_EQ(relay->translated(), 2U);
+}
+
+TEST_P(BehindIommu, WhatTheDeviceHasUsedIsGivenBackDuringAWait) {
+  learn(iotlb, memory, page(5).first, kPage);
+  ASSERT_TRUE(relay->replace_maps(maps()));
+  send(5);
+  send(6);
+  EXPECT_EQ(relay->current_wait(), 1U);
+  ASSERT_EQ(device->take(batch, 8), 1);
+  device->use(batch[0], 1);
+  device->publish();
+  relay->poll();
+  EXPECT_TRUE(driver->reap());
+  EXPECT_EQ(relay->current_wait(), 1U);
+  const auto state = relay->finish();
+  EXPECT_TRUE(state.in_flight.empty()) << "what waits was not taken";
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, BehindIommu, ::testing::Values(FeatureSet(), FeatureSet{Feature::ring_packed}),
+                         [](const auto& layout) {
+                           return layout.param.has(Feature::ring_packed) ? "Packed" : "Split";
+                         });
 
 }  // namespace
 }  // namespace causeway::testing
