@@ -53,7 +53,8 @@ Result<std::optional<IovaRange>> Iotlb::update(const Translation& translation, c
   if (entries_.size() <= kMaxEntries) return std::nullopt;
   auto victim = std::ranges::lower_bound(entries_, hand_, {}, &MemoryMap::Entry::first);
   if (victim == entries_.end()) victim = entries_.begin();
-  if (victim->first <= first && first <= victim->last && ++victim == entries_.end()) victim = entries_.begin();
+  if (victim->first <= first && first <= victim->last) ++victim;
+  if (victim == entries_.end()) victim = entries_.begin();
   const IovaRange forgotten{.first = Iova(victim->first), .size = victim->last - victim->first + 1};
   hand_ = victim->last + 1;
   entries_.erase(victim);

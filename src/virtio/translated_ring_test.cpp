@@ -75,7 +75,7 @@ class TranslatedRing : public ::testing::Test {
     return device_->take(batch_, 32);
   }
   /// Nothing is taken, and this is asked for, once.
-  void expect_waits(std::vector<Miss> misses) {
+  void expect_waits(const std::vector<Miss>& misses) {
     EXPECT_EQ(take(), 0U);
     EXPECT_EQ(device_->fault(), RingFault::none);
     EXPECT_EQ(batch_.segment_count(), 0U);
@@ -110,7 +110,7 @@ class TranslatedRing : public ::testing::Test {
 using Rings = ::testing::Types<SplitDeviceQueue, PackedDeviceQueue>;
 struct RingNames {
   template <class Ring>
-  static std::string GetName(int) {
+  static std::string GetName(int) {  // NOLINT(readability-identifier-naming): GoogleTest's
     return std::is_same_v<Ring, PackedDeviceQueue> ? "Packed" : "Split";
   }
 };
