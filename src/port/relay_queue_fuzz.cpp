@@ -17,6 +17,7 @@
 
 #include "support/fuzz_input.h"
 #include "support/guest_memory.h"
+#include "support/ring_choice.h"
 #include "support/ring_liar.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
@@ -25,7 +26,8 @@ namespace {
 
 using namespace causeway;
 using port::RelayMaps, port::RelayQueue, port::ShadowRing;
-using testing::FuzzInput, testing::GuestMemory, testing::require, testing::value_or_die;
+using testing::FuzzInput, testing::GuestMemory, testing::require, testing::ring_entries, testing::ring_features;
+using testing::value_or_die;
 using virtio::Chain, virtio::ChainBatch, virtio::DeviceQueue, virtio::DriverBuffer, virtio::DriverQueue;
 using virtio::Feature, virtio::FeatureSet;
 
@@ -38,19 +40,6 @@ constexpr std::uint32_t kParts = 12;
 constexpr std::uint32_t kBuffer = 64;
 constexpr unsigned kMostMoves = 8;  // each costs as much as some hundred other steps
 constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + 4 * kRegion) / memory::DirtyLog::kPage / 8;
-
-FeatureSet ring_features(unsigned bits) {
-  FeatureSet features;
-  for (const auto feature : {Feature::ring_packed, Feature::indirect_desc, Feature::event_idx, Feature::in_order}) {
-    if ((bits & 1) != 0) features = features.with(feature);
-    bits >>= 1;
-  }
-  return features;
-}
-
-std::uint16_t ring_entries(FeatureSet features, unsigned bits) {
-  return static_cast<std::uint16_t>(features.has(Feature::ring_packed) ? 1 + bits % 32 : 1U << (bits % 6));
-}
 
 /// What a driver has in flight: its parts that have bytes, in their order.
 struct Sent {
