@@ -84,12 +84,14 @@ Result<std::unique_ptr<Relay>> Port::start_relay(QueueIndex queue, const Binding
                            .features = slot.without_ring.value_or(features_),
                            .log = log_,
                            .at = at};
-  return Relay::start(
-      loop_, *config_.relay_worker, fmt::format("{}.relay{}", name(), number(queue)), target, setup, relay_maps(),
-      [this, queue](const Error& reason) {
-        if (queues_[number(queue)].started && !queues_[number(queue)].failed) fail_queue(queue, reason);
-      },
-      [this](const std::vector<memory::Miss>& misses) { ask(misses); });
+  RelayEvents events{.on_fault =
+                         [this, queue](const Error& reason) {
+                           const Queue& state = queues_[number(queue)];
+                           if (state.started && !state.failed) fail_queue(queue, reason);
+                         },
+                     .on_miss = [this](const std::vector<memory::Miss>& misses) { ask(misses); }};
+  return Relay::start(loop_, *config_.relay_worker, fmt::format("{}.relay{}", name(), number(queue)), target, setup,
+                      relay_maps(), std::move(events));
 }
 
 /// Where the Device shall see a ring of ours: as high as it can, where guests have no memory.

@@ -71,8 +71,14 @@ QueueRecord Port::record_of(QueueIndex queue) const {
   if (!state.size || !state.addresses) return record;
   const auto ring = ring_of(queue, state);
   if (!ring) return record;
+  auto at = std::optional(ring->descriptors);
+  if (is_translated()) {
+    const auto first = ring_map()->translate(ring->descriptors, 1);
+    at = first ? memory::Translator(memory_).iova_of(*first) : std::nullopt;
+  }
+  if (!at) return record;
   for (const memory::Region& region : memory_->regions()) {
-    const std::uint64_t inside = ring->descriptors.value() - region.iova.value();
+    const std::uint64_t inside = at->value() - region.iova.value();
     if (inside < region.size) record.place = MemoryPlace{.file = region.identity, .offset = region.offset + inside};
   }
   return record;

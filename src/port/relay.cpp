@@ -19,20 +19,20 @@ Relay::Relay(Worker& worker, const RelayTarget& target, ShadowRing shadow, KickF
                   target.device.info().type != virtio::DeviceType::net) {}
 
 Result<std::unique_ptr<Relay>> Relay::start(Loop& loop, Worker& worker, const std::string& name, RelayTarget target,
-                                            const vdpa::QueueSetup& guest, RelayMaps maps,
-                                            std::function<void(Error)> on_fault, OnMiss on_miss) {
+                                            const vdpa::QueueSetup& guest, RelayMaps maps, RelayEvents events) {
   CW_TRY(auto shadow, ShadowRing::make(name, target.features, guest.ring.size.entries(), target.at));
   CW_TRY(auto kick, KickFd::make());
   CW_TRY(auto call, CallFd::make());
   auto relay =
       std::unique_ptr<Relay>(new Relay(worker, target, std::move(shadow), std::move(kick), std::move(call), guest));
-  auto tell = [&loop, alive = relay->alive_, on_fault = std::move(on_fault)](Error reason) {
+  auto tell = [&loop, alive = relay->alive_, on_fault = std::move(events.on_fault)](Error reason) {
     // On the worker's thread: the Port hears of it on the control thread, if the relay still exists then.
     loop.post([alive, on_fault, reason = std::move(reason)] {
       if (*alive) on_fault(reason);
     });
   };
-  auto ask = [&loop, self = relay.get(), alive = relay->alive_, on_miss = std::move(on_miss)](RelayQueue::Wait wait) {
+  auto ask = [&loop, self = relay.get(), alive = relay->alive_,
+              on_miss = std::move(events.on_miss)](RelayQueue::Wait wait) {
     loop.post([self, alive, on_miss, wait = std::move(wait)] {
       // The maps may have been replaced since: then the driver may have taken back what was missed.
       if (*alive && self->queue_->current_wait() == wait.number) on_miss(wait.misses);

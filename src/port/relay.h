@@ -30,17 +30,21 @@ struct RelayTarget {
 /// Behind an IOMMU: what must be known before the queue goes on.
 using OnMiss = std::function<void(const std::vector<memory::Miss>&)>;
 
+/// What a relay tells its Port, from the loop.
+struct RelayEvents {
+  std::function<void(Error)> on_fault;  ///< either side has broken its ring: the relay stands still
+  OnMiss on_miss;
+};
+
 /// Invariants: (1) while it exists the Device has the shadow ring mapped, and works it unless it has gone; (2) the
 /// guest's ring and its notifications are the worker's.
 /// Thread: control.
 class Relay {
  public:
   /// Starts the Device's queue on a shadow ring, and relays on `worker`, which must outlive it. `guest`: the guest's
-  /// queue as a Device would get it. `on_fault`: called from the loop when either side breaks its ring; the relay then
-  /// stands still. `on_miss`: called from the loop too. The errors are those of Device::map and set_queue.
+  /// queue as a Device would get it. The errors are those of Device::map and set_queue.
   static Result<std::unique_ptr<Relay>> start(Loop& loop, Worker& worker, const std::string& name, RelayTarget target,
-                                              const vdpa::QueueSetup& guest, RelayMaps maps,
-                                              std::function<void(Error)> on_fault, OnMiss on_miss = {});
+                                              const vdpa::QueueSetup& guest, RelayMaps maps, RelayEvents events);
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
   /// One that was neither stopped nor abandoned is abandoned.

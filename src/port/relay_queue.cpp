@@ -105,8 +105,8 @@ template <virtio::DeviceRing Guest, virtio::DriverRing Shadow, class Mark>
 class RelayQueueOn final : public RelayQueue {
  public:
   RelayQueueOn(const vdpa::QueueSetup& guest, Guest ring, Shadow shadow, std::shared_ptr<const memory::MemoryMap> map,
-               Mark marks, DeviceKick kick, OnFault on_fault, OnMiss on_miss)
-      : RelayQueue(guest.call, std::move(kick), std::move(on_fault), std::move(on_miss)),
+               Mark marks, DeviceKick kick, Events events)
+      : RelayQueue(guest.call, std::move(kick), std::move(events)),
         config_(guest.ring),
         guest_(std::move(ring)),
         shadow_(std::move(shadow)),
@@ -276,7 +276,7 @@ class RelayQueueOn final : public RelayQueue {
     if (misses.empty()) return;
     missed_.add(misses.size());
     wait_.store(++waits_, std::memory_order_release);
-    on_miss_({.number = waits_, .misses = std::move(misses)});
+    events_.on_miss({.number = waits_, .misses = std::move(misses)});
   }
 
   /// False: there is no room for it now.
@@ -309,7 +309,7 @@ class RelayQueueOn final : public RelayQueue {
   /// Of several faults in one pass the first counts.
   void break_down(std::string_view what) {
     if (std::exchange(is_broken_, true)) return;
-    if (on_fault_) on_fault_({.code = Errc::peer_violation, .what = std::string(what)});
+    if (events_.on_fault) events_.on_fault({.code = Errc::peer_violation, .what = std::string(what)});
   }
 
   virtio::RingConfig config_;  // the guest's
@@ -362,7 +362,7 @@ Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest, Rela
   const auto make = [&]<class Mark>() -> std::unique_ptr<RelayQueue> {
     return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(
         guest, std::move(ring), std::move(own), std::move(maps.device), Mark(guest.ring.size, places, log),
-        std::move(kick), std::move(on_fault), std::move(on_miss));
+        std::move(kick), RelayQueue::Events{.on_fault = std::move(on_fault), .on_miss = std::move(on_miss)});
   };
   if (maps.driver->is_translated()) return make.template operator()<TranslatedMarks>();
   return log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();

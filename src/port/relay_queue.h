@@ -34,7 +34,9 @@ struct RelayMaps {
   std::shared_ptr<const memory::MemoryMap> driver;  ///< where it is translated, chains wait for what it lacks
   std::shared_ptr<const memory::MemoryMap> device;
   /// No IOMMU lies in between.
-  static RelayMaps untranslated(std::shared_ptr<const memory::MemoryMap> map) { return {.driver = map, .device = map}; }
+  static RelayMaps untranslated(const std::shared_ptr<const memory::MemoryMap>& map) {
+    return {.driver = map, .device = map};
+  }
 };
 
 /// Works both rings of a relayed queue. Buffers stay where they are: only descriptors are copied, each read once,
@@ -55,6 +57,10 @@ class RelayQueue : public Task {
   };
   /// Called on the worker's thread.
   using OnMiss = std::function<void(Wait)>;
+  struct Events {
+    OnFault on_fault;
+    OnMiss on_miss;
+  };
 
   /// `log`: where pages are marked that the Device may have written, before the driver can see the chain used, and
   /// those of the ring that we write; nullptr: nowhere. Errc::peer_violation: the guest's ring or its position is
@@ -85,13 +91,12 @@ class RelayQueue : public Task {
   std::uint64_t current_wait() const { return wait_.load(std::memory_order_acquire); }
 
  protected:
-  RelayQueue(std::optional<CallFd> call, DeviceKick kick, OnFault on_fault, OnMiss on_miss)
-      : call_(std::move(call)), kick_(std::move(kick)), on_fault_(std::move(on_fault)), on_miss_(std::move(on_miss)) {}
+  RelayQueue(std::optional<CallFd> call, DeviceKick kick, Events events)
+      : call_(std::move(call)), kick_(std::move(kick)), events_(std::move(events)) {}
 
   std::optional<CallFd> call_;
   DeviceKick kick_;
-  OnFault on_fault_;
-  OnMiss on_miss_;
+  Events events_;
   Counter relayed_;
   Counter translated_;
   Counter missed_;

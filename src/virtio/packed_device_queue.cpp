@@ -34,7 +34,7 @@ std::string objection(const QueueState& start, std::uint16_t entries) {
 PackedDeviceQueue::PackedDeviceQueue(const RingConfig& config, RingAreas areas,
                                      std::shared_ptr<const memory::MemoryMap> map, Remember remember)
     : config_(config),
-      areas_(areas),
+      areas_(std::move(areas)),
       walker_(config, std::move(map)),
       event_idx_(config.features.has(Feature::event_idx)),
       in_order_(config.features.has(Feature::in_order)),

@@ -10,7 +10,7 @@ namespace causeway::virtio {
 SplitDeviceQueue::SplitDeviceQueue(const RingConfig& config, RingAreas areas,
                                    std::shared_ptr<const memory::MemoryMap> map, std::uint16_t used_idx)
     : config_(config),
-      areas_(areas),
+      areas_(std::move(areas)),
       walker_(config, std::move(map)),
       mask_(static_cast<std::uint16_t>(config.size.entries() - 1)),
       event_idx_(config.features.has(Feature::event_idx)),

@@ -1,6 +1,7 @@
 """NICs and disks behind a guest's IOMMU: Linux maps what it gives to them, and takes it back."""
 
 import json
+import time
 import unittest
 
 from harness.case import IntegrationCase
@@ -63,13 +64,14 @@ class NicBehindIommu(IommuCase):
 class DiskBehindIommu(IommuCase):
     """A disk behind its guest's IOMMU."""
 
-    def start_disk(self, mappings, properties=""):
+    def start_disk(self, mappings, properties="", reconnect_ms=0):
         image = self.folder / "disk.img"
         with image.open("wb") as file:
             file.truncate(64 * MIB)
         port = DiskPort("disk0", self.folder / "disk0.sock", f"file:{image}")
         self.daemon = self.start_daemon(port)
-        self.guest = self.start_guest("guest", Disk(port.socket, properties=BEHIND_IOMMU + properties), iommu=True, mappings=mappings)
+        disk = Disk(port.socket, reconnect_ms=reconnect_ms, properties=BEHIND_IOMMU + properties)
+        self.guest = self.start_guest("guest", disk, iommu=True, mappings=mappings)
 
     def assert_disk_works(self):
         report = json.loads(self.guest.check("blk_check soak /dev/vda 8 2000 3", 60).splitlines()[-1])
@@ -89,6 +91,16 @@ class DiskBehindIommu(IommuCase):
     def test_lazy(self):
         self.start_disk("lazy")
         self.assert_disk_works()
+
+    def test_daemon_killed(self):
+        """What it knew of the IOMMU goes with it; what was in flight does not."""
+        self.start_disk("strict", ",packed=on", reconnect_ms=100)
+        job = self.guest.spawn("blk_check soak /dev/vda 8 2000 10")
+        for _ in range(4):
+            time.sleep(1)
+            self.daemon.kill()
+            self.daemon.start()
+        self.assertEqual(json.loads(job.wait(60).splitlines()[-1])["errors"], 0)
 
     def test_passthrough(self):
         self.start_disk("passthrough")
