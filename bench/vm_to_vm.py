@@ -39,9 +39,9 @@ class Switch:
 class TwoVhostPorts:
     """testpmd that forwards between two net_vhost ports."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, more=""):
         self.sockets = [folder / f"dpdk{n}.sock" for n in (0, 1)]
-        first, second = (net_vhost(socket, number=n) for n, socket in enumerate(self.sockets))
+        first, second = (net_vhost(socket, number=n, more=more) for n, socket in enumerate(self.sockets))
         self._testpmd = Testpmd("dpdk-backend", folder, first, core=1, eal_options=["--vdev", second])
         self._testpmd.start()
 

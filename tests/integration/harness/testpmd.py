@@ -21,9 +21,9 @@ def virtio_user(socket, mac="52:54:00:00:0a:01", listen=False, **options):
     return f"net_virtio_user0,mac={mac},path={socket}{server}{settings}"
 
 
-def net_vhost(socket, queues=1, number=0):
-    """The --vdev argument of DPDK's own back-end, the number-th one; it is the server of the socket."""
-    return f"net_vhost{number},iface={socket},queues={queues}"
+def net_vhost(socket, queues=1, number=0, more=""):
+    """The --vdev argument of DPDK's own back-end, the number-th one; it is the server of the socket. `more`: further settings."""
+    return f"net_vhost{number},iface={socket},queues={queues}{more}"
 
 
 class Testpmd:
