@@ -9,7 +9,7 @@ namespace causeway::virtio {
 PackedDriverQueue::PackedDriverQueue(const RingConfig& config, RingAreas areas,
                                      std::shared_ptr<const memory::MemoryMap> map)
     : config_(config),
-      areas_(areas),
+      areas_(std::move(areas)),
       map_(std::move(map)),
       event_idx_(config.features.has(Feature::event_idx)),
       in_order_(config.features.has(Feature::in_order)),

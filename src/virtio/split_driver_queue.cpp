@@ -9,7 +9,7 @@ namespace causeway::virtio {
 SplitDriverQueue::SplitDriverQueue(const RingConfig& config, RingAreas areas,
                                    std::shared_ptr<const memory::MemoryMap> map)
     : config_(config),
-      areas_(areas),
+      areas_(std::move(areas)),
       map_(std::move(map)),
       mask_(static_cast<std::uint16_t>(config.size.entries() - 1)),
       event_idx_(config.features.has(Feature::event_idx)),
