@@ -1,12 +1,16 @@
-// Commands of the control virtqueue for tests, and their answers.
+// Commands of the control virtqueue for tests, their answers, and frames that show what they do.
 #pragma once
 
 #include "net/two_guests.h"
 
+#include <gtest/gtest.h>
+
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -59,6 +63,20 @@ inline std::optional<FakeGuest::Arrival> await_frame(FakeGuest& guest, std::uint
     std::this_thread::yield();
   }
   return std::nullopt;
+}
+
+inline constexpr std::size_t kFirstLength = 100;
+/// A sends a frame to each, of one byte more than the one before, the first of kFirstLength.
+inline void send_to_each(TwoGuests& net, std::span<const net::MacAddress> addresses) {
+  std::size_t size = kFirstLength;
+  for (const net::MacAddress& to : addresses) {
+    std::vector<std::byte> frame(size++);
+    const net::EthernetHeader ethernet{.destination = to, .source = kMacA, .ether_type = {0x88, 0xb5}};
+    std::memcpy(frame.data(), &ethernet, sizeof ethernet);
+    net.a->reap(0);
+    EXPECT_TRUE(net.a->send(0, {}, frame));
+    net.a->flush(0);
+  }
 }
 
 }  // namespace causeway::testing

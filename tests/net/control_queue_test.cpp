@@ -1,9 +1,10 @@
 // The control virtqueue: read by the Port, applied to every Device that is bound, replayed to one that is bound later.
 
-#include "net/two_guests.h"
+#include "net/control_commands.h"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -15,14 +16,13 @@ using virtio::NetFeature;
 
 constexpr net::MacAddress kStranger{{0x52, 0x54, 0, 0, 0, 0xc}};
 const FakeGuestConfig kControlled{.features = {NetFeature::ctrl_vq, NetFeature::ctrl_rx, NetFeature::ctrl_mac_addr}};
-constexpr auto kLimit = std::chrono::seconds(30);
 
 /// The device's answer to a command of B's driver; 255 when none came.
 int command(TwoGuests& net, std::initializer_list<int> values) {
   std::vector<std::byte> bytes;
   for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
   net.b->send_control(bytes);
-  const auto end = std::chrono::steady_clock::now() + kLimit;
+  const auto end = std::chrono::steady_clock::now() + kWaitLimit;
   while (std::chrono::steady_clock::now() < end) {
     net.loop.run_ready();
     if (const auto ack = net.b->poll_control()) return *ack;
@@ -32,16 +32,8 @@ int command(TwoGuests& net, std::initializer_list<int> values) {
 
 /// Sends one frame to `first`, then one to B's own address, and says how long the first frame is that B gets.
 std::size_t first_arrival(TwoGuests& net, net::MacAddress first) {
-  std::size_t size = 100;
-  for (const net::MacAddress& to : {first, kMacB}) {
-    std::vector<std::byte> frame(size++);
-    const net::EthernetHeader ethernet{.destination = to, .source = kMacA, .ether_type = {0x88, 0xb5}};
-    std::memcpy(frame.data(), &ethernet, sizeof ethernet);
-    net.a->reap(0);
-    EXPECT_TRUE(net.a->send(0, {}, frame));
-    net.a->flush(0);
-  }
-  const auto end = std::chrono::steady_clock::now() + kLimit;
+  send_to_each(net, std::array{first, kMacB});
+  const auto end = std::chrono::steady_clock::now() + kWaitLimit;
   std::size_t arrived = 0;
   while (std::chrono::steady_clock::now() < end) {
     const auto arrival = net.b->receive(0);

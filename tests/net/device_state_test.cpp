@@ -60,15 +60,7 @@ struct DeviceStateTest : ::testing::Test {
   std::vector<std::size_t> arrivals(std::initializer_list<net::MacAddress> addresses) {
     std::vector<net::MacAddress> all(addresses);
     all.push_back(kMacB);
-    std::size_t size = 100;
-    for (const net::MacAddress& to : all) {
-      std::vector<std::byte> frame(size++);
-      const net::EthernetHeader ethernet{.destination = to, .source = kMacA, .ether_type = {0x88, 0xb5}};
-      std::memcpy(frame.data(), &ethernet, sizeof ethernet);
-      net.a->reap(0);
-      EXPECT_TRUE(net.a->send(0, {}, frame));
-      net.a->flush(0);
-    }
+    send_to_each(net, all);
     std::vector<std::size_t> sizes;
     const auto end = std::chrono::steady_clock::now() + kWaitLimit;
     while (std::chrono::steady_clock::now() < end) {
@@ -76,7 +68,7 @@ struct DeviceStateTest : ::testing::Test {
         const auto arrival = net.b->receive(pair);
         if (!arrival) continue;
         sizes.push_back(arrival->frame.size());
-        if (sizes.back() == 99 + all.size()) return sizes;
+        if (sizes.back() + 1 == kFirstLength + all.size()) return sizes;
       }
     }
     return sizes;

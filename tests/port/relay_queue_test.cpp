@@ -1,9 +1,9 @@
 // The relay's queue between a driver side and a device side of our own: every chain comes back once, with what the
-// device wrote, whatever layout and features either ring has; and what it makes of a hostile device.
+// device wrote, whatever layout and features either ring has.
 
 #include "port/relay_queue.h"
 
-#include "memory/iotlb.h"
+#include "port/translated_memory.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
@@ -16,8 +16,6 @@
 #include <functional>
 #include <map>
 
-#include "support/guest_memory.h"
-
 namespace causeway::testing {
 namespace {
 
@@ -27,8 +25,6 @@ using virtio::Feature, virtio::FeatureSet;
 
 constexpr memory::Iova kShadow(0x7f'0000'0000);
 constexpr std::uint32_t kBuffer = 256;
-constexpr std::uint64_t kPage = memory::MemoryMap::kIommuPage;
-constexpr std::uint64_t kApart = 0x3'0000'0000;  ///< behind an IOMMU: between the guest's and the driver's addresses
 
 FeatureSet any_ring_features() {
   FeatureSet features;
@@ -36,17 +32,6 @@ FeatureSet any_ring_features() {
     if (*rc::gen::arbitrary<bool>()) features = features.with(feature);
   }
   return features;
-}
-
-/// What the driver's addresses from `first` on lead to: the guest's memory, kApart below.
-void learn(memory::Iotlb& iotlb, const GuestMemory& memory, memory::Iova first, std::uint64_t size,
-           memory::Access access = memory::Access::read_write) {
-  const std::uint64_t offset = first.value() - kApart - GuestMemory::kBase;
-  value_or_die(iotlb.update({.iova = first,
-                             .size = size,
-                             .frontend_va = memory::FrontendVa(GuestMemory::kFrontendBase + offset),
-                             .access = access},
-                            *memory.map()));
 }
 
 /// A driver, a relay and a device, all on this thread. With `apart` the driver is behind an IOMMU, of which the relay
@@ -356,274 +341,6 @@ RC_GTEST_PROP(RelayQueue, EveryChainComesBackOnceWhateverTheRingsAreLike, ()) {
 RC_GTEST_PROP(RelayQueue, BehindAnIommuEveryChainComesBackOnceWhateverIsForgotten, ()) {
   run_some_time(kApart);
 }
-
-/// One chain with one writable byte has been passed on; then the device does what a test says.
-struct HostileDevice : ::testing::TestWithParam<FeatureSet> {
-  HostileDevice()
-      : config(memory.make_ring(8, GetParam())),
-        driver(value_or_die(DriverQueue::start(config, memory.map()))),
-        shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))),
-        device(value_or_die(DeviceQueue::start(shadow.config, everything()))),
-        relay(value_or_die(RelayQueue::start(
-            {.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr, shadow,
-            {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](Error reason) {
-              ++faults;
-              fault = std::move(reason.what);
-            }))) {
-    const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
-    EXPECT_TRUE(driver.add({}, {&buffer, 1}, 7));
-    driver.publish();
-    relay->poll();
-    EXPECT_EQ(device.take(batch, 8), 1);
-  }
-  std::shared_ptr<const memory::MemoryMap> everything() const {
-    auto regions = memory.map()->regions();
-    regions.push_back(shadow.region);
-    return value_or_die(memory::MemoryMap::make(std::move(regions)));
-  }
-  void expect_fault(std::string_view text) {
-    device.publish();
-    relay->poll();
-    EXPECT_NE(fault.find(text), std::string::npos) << fault;
-    EXPECT_FALSE(driver.reap()) << "the guest heard of it";
-    relay->poll();
-    EXPECT_FALSE(relay->arm());
-    EXPECT_EQ(faults, 1U);
-    // Another device can still do it.
-    EXPECT_EQ(relay->finish(), config.start);
-  }
-
-  GuestMemory memory;
-  virtio::RingConfig config;
-  DriverQueue driver;
-  ShadowRing shadow;
-  DeviceQueue device;
-  unsigned faults = 0;
-  std::string fault;
-  std::unique_ptr<RelayQueue> relay;
-  ChainBatch batch;
-};
-
-TEST_P(HostileDevice, ThatWroteMoreThanThereIsRoomForIsNotBelieved) {
-  device.use(batch[0], 2);
-  expect_fault("wrote 2 bytes into a chain that has room for 1");
-}
-
-TEST_P(HostileDevice, ThatReturnsWhatItWasNotGivenIsNotBelieved) {
-  Chain other = batch[0];
-  other.id = static_cast<std::uint16_t>(other.id + 1);
-  device.use(other, 1);
-  expect_fault("a chain that it did not have");
-}
-
-TEST_P(HostileDevice, WhatItUsedBeforeItsFaultIsTheDrivers) {
-  const DriverBuffer buffer{.address = memory.allocate(1), .length = 1};
-  ASSERT_TRUE(driver.add({}, {&buffer, 1}, 8));
-  driver.publish();
-  relay->poll();
-  ASSERT_EQ(device.take(batch, 8), 1);
-  device.use(batch[0], 1);
-  device.use(batch[1], 2);
-  device.publish();
-  relay->poll();
-  EXPECT_EQ(faults, 1U);
-  const auto used = driver.reap();
-  ASSERT_TRUE(used);
-  EXPECT_EQ(used->token, 7U);
-  EXPECT_FALSE(driver.reap());
-  // Another device gets the other one, and nothing else.
-  config.start = relay->finish();
-  auto next = DeviceQueue::start(config, memory.map());
-  ASSERT_TRUE(next) << next.error().text();
-  batch.clear();
-  ASSERT_EQ(next->take(batch, 8), 1);
-  next->use(batch[0], 1);
-  next->publish();
-  const auto last = driver.reap();
-  ASSERT_TRUE(last);
-  EXPECT_EQ(last->token, 8U);
-}
-
-/// A packed ring has no index that could jump.
-struct HostileSplitDevice : HostileDevice {};
-
-TEST_P(HostileSplitDevice, ThatReturnsMoreThanThereIsIsNotBelieved) {
-  const auto used = shadow.map->translate(shadow.config.used, 4);
-  used->store<std::uint16_t>(virtio::kRingIndex, 5, std::memory_order_release);
-  expect_fault("a chain that it did not have");
-}
-
-INSTANTIATE_TEST_SUITE_P(Layouts, HostileDevice, ::testing::Values(FeatureSet(), FeatureSet{Feature::ring_packed}),
-                         [](const auto& layout) {
-                           return layout.param.has(Feature::ring_packed) ? "Packed" : "Split";
-                         });
-
-INSTANTIATE_TEST_SUITE_P(Layouts, HostileSplitDevice, ::testing::Values(FeatureSet()));
-
-TEST(RelayQueue, AChainTooLongForTheDeviceIsTheOneFault) {
-  GuestMemory memory;
-  const auto config = memory.make_ring(4, {Feature::indirect_desc});
-  auto driver = value_or_die(
-      DriverQueue::start(config, memory.map(), virtio::IndirectArea(memory.allocate(virtio::indirect_bytes(4)))));
-  const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
-  std::vector<std::string> faults;
-  const auto relay = value_or_die(
-      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr,
-                        shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                        [&](const Error& reason) { faults.push_back(reason.what); }));
-  const std::vector<DriverBuffer> parts(5, {.address = memory.allocate(1), .length = 1});
-  ASSERT_TRUE(driver.add(parts, {}, 1));
-  driver.publish();
-  // The driver's ring is wrong too, behind it.
-  const auto available = memory.at(config.available, virtio::kRingEntries + 2 * 4);
-  available.put(virtio::kRingEntries + 2, std::uint16_t{77});
-  available.put(virtio::kRingIndex, std::uint16_t{2});
-  relay->poll();
-  EXPECT_EQ(faults, std::vector<std::string>{"a chain is too long for the device"});
-}
-
-/// The Device hears nothing of it, and the driver wants no call; a migration must know of the used entry all the same.
-TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
-  constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
-  GuestMemory memory;
-  const OwnedFd log = value_or_die(make_memfd("log", kLogBytes));
-  const auto bits = value_or_die(Mapping::map(log, 0, kLogBytes));
-  const auto config = memory.make_ring(4);
-  auto driver = value_or_die(DriverQueue::start(config, memory.map()));
-  driver.disarm();
-  const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
-  const auto relay = value_or_die(
-      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()),
-                        value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)), shadow,
-                        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-                        [](const Error& reason) { FAIL() << reason.what; }));
-  const auto word = GuestMemory::kBase / memory::DirtyLog::kPage / 8;
-  memory::GuestSpan::over({bits->data(), bits->size()}).put(word, std::uint8_t{0});
-  const DriverBuffer nothing{.address = memory.allocate(1), .length = 0};
-  ASSERT_TRUE(driver.add({}, {&nothing, 1}, 1));
-  driver.publish();
-  while (relay->poll() != 0) {
-  }
-  EXPECT_TRUE(driver.reap());
-  EXPECT_NE(memory::GuestSpan::over({bits->data(), bits->size()}).fetch<std::uint8_t>(word), 0);
-}
-
-/// A relay behind an IOMMU of which it knows the ring's page alone; the driver's buffers have a page each.
-struct BehindIommu : ::testing::TestWithParam<FeatureSet> {
-  BehindIommu()
-      : ring(memory.make_ring(8, GetParam())),
-        shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))) {
-    for (memory::Iova* area : {&ring.descriptors, &ring.available, &ring.used}) {
-      *area = memory::Iova(area->value() + kApart);
-    }
-    memory::Iotlb all;
-    learn(all, memory, page(0).first, 1 << 20);
-    driver.emplace(value_or_die(DriverQueue::start(ring, all.map(memory.map()))));
-    learn(iotlb, memory, page(0).first, kPage);
-    auto regions = memory.map()->regions();
-    regions.push_back(shadow.region);
-    device.emplace(
-        value_or_die(DeviceQueue::start(shadow.config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
-    relay = value_or_die(RelayQueue::start(
-        {.ring = ring, .kick = {}, .call = {}}, maps(), nullptr, shadow,
-        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
-        [](const Error& reason) { ADD_FAILURE() << reason.what; },
-        [this](RelayQueue::Wait wait) { waits.push_back(std::move(wait)); }));
-  }
-  static memory::IovaRange page(std::uint64_t n) {
-    return {.first = memory::Iova(GuestMemory::kBase + kApart + n * kPage), .size = kPage};
-  }
-  port::RelayMaps maps() const { return {.driver = iotlb.map(memory.map()), .device = memory.map()}; }
-  void send(std::uint64_t n) {
-    const DriverBuffer buffer{.address = page(n).first, .length = 100};
-    ASSERT_TRUE(driver->add({}, {&buffer, 1}, n));
-    driver->publish();
-    relay->poll();
-  }
-  void tell(std::uint64_t n) {
-    learn(iotlb, memory, page(n).first, kPage);
-    ASSERT_TRUE(relay->replace_maps(maps()));
-    relay->poll();
-  }
-  static memory::Miss miss(std::uint64_t n) { return {.at = page(n).first, .access = memory::Access::write}; }
-
-  GuestMemory memory;
-  virtio::RingConfig ring;
-  ShadowRing shadow;
-  memory::Iotlb iotlb;
-  std::optional<DriverQueue> driver;
-  std::optional<DeviceQueue> device;
-  std::unique_ptr<RelayQueue> relay;
-  std::vector<RelayQueue::Wait> waits;
-  ChainBatch batch;
-};
-
-TEST_P(BehindIommu, ItUsesItsRingAndWhatTheDeviceHas) {
-  EXPECT_TRUE(relay->uses(page(0)));
-  EXPECT_TRUE(relay->uses({.first = ring.used, .size = 1}));
-  EXPECT_TRUE(relay->uses({.first = memory::Iova(0), .size = ~0ULL}));
-  EXPECT_FALSE(relay->uses({.first = memory::Iova(0), .size = ring.descriptors.value()})) << "what lies before it";
-  learn(iotlb, memory, page(5).first, kPage);
-  ASSERT_TRUE(relay->replace_maps(maps()));
-  EXPECT_FALSE(relay->uses(page(5))) << "known, and not used";
-  send(5);
-  EXPECT_TRUE(relay->uses(page(5)));
-  EXPECT_TRUE(relay->uses({.first = memory::Iova(page(5).first.value() + 99), .size = 1}));
-  EXPECT_FALSE(relay->uses({.first = memory::Iova(page(5).first.value() + 100), .size = 1}));
-  EXPECT_FALSE(relay->uses(page(4)));
-  ASSERT_EQ(device->take(batch, 8), 1);
-  device->use(batch[0], 1);
-  device->publish();
-  EXPECT_TRUE(relay->uses(page(5))) << "the driver has not been told";
-  relay->poll();
-  EXPECT_FALSE(relay->uses(page(5)));
-  EXPECT_TRUE(driver->reap());
-}
-
-TEST_P(BehindIommu, AWaitHasANumberAndEndsWithTheMaps) {
-  send(5);
-  ASSERT_EQ(waits.size(), 1U);
-  EXPECT_EQ(waits[0].number, 1U);
-  EXPECT_EQ(waits[0].misses, std::vector{miss(5)});
-  EXPECT_EQ(relay->current_wait(), 1U);
-  EXPECT_EQ(relay->missed(), 1U);
-  EXPECT_FALSE(relay->arm()) << "it waits for no kick";
-  send(6);
-  EXPECT_EQ(waits.size(), 1U) << "nothing is taken while it waits";
-  tell(7);
-  ASSERT_EQ(waits.size(), 2U);
-  EXPECT_EQ(waits[1].number, 2U);
-  EXPECT_EQ(waits[1].misses, (std::vector{miss(5), miss(6)}));
-  EXPECT_EQ(relay->current_wait(), 2U);
-  tell(5);
-  EXPECT_EQ(device->take(batch, 8), 1);
-  EXPECT_EQ(relay->current_wait(), 3U);
-  tell(6);
-  EXPECT_EQ(device->take(batch, 8), 1);
-  EXPECT_EQ(relay->current_wait(), 0U);
-  EXPECT_EQ(relay->translated(), 2U);
-}
-
-TEST_P(BehindIommu, WhatTheDeviceHasUsedIsGivenBackDuringAWait) {
-  learn(iotlb, memory, page(5).first, kPage);
-  ASSERT_TRUE(relay->replace_maps(maps()));
-  send(5);
-  send(6);
-  EXPECT_EQ(relay->current_wait(), 1U);
-  ASSERT_EQ(device->take(batch, 8), 1);
-  device->use(batch[0], 1);
-  device->publish();
-  relay->poll();
-  EXPECT_TRUE(driver->reap());
-  EXPECT_EQ(relay->current_wait(), 1U);
-  const auto state = relay->finish();
-  EXPECT_TRUE(state.in_flight.empty()) << "what waits was not taken";
-}
-
-INSTANTIATE_TEST_SUITE_P(Layouts, BehindIommu, ::testing::Values(FeatureSet(), FeatureSet{Feature::ring_packed}),
-                         [](const auto& layout) {
-                           return layout.param.has(Feature::ring_packed) ? "Packed" : "Split";
-                         });
 
 }  // namespace
 }  // namespace causeway::testing
