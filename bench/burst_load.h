@@ -26,8 +26,14 @@ struct BurstConfig {
   bool logs = false;         ///< every page that may have been written is marked, as in a migration
   std::uint32_t burst = 32;  ///< packets or requests
   std::uint32_t bytes = 60;  ///< of a frame without header and check sequence, or of a request's data
-  std::uint32_t ring = 256;  ///< entries, or those of two bursts where that is more
+  std::uint32_t ring = 256;  ///< least entries: room for two bursts at least, and always full
   unsigned device_cpu = 1;   ///< for the Device's worker, and the relay where there is one
+};
+
+/// Packets or requests per second. Value type.
+struct Rates {
+  double mean;
+  double best;  ///< of the pieces of a few milliseconds: what it is while nobody else wants the processors
 };
 
 /// A port with one queue that runs, and a driver. Idle but in `rate`: then nothing of it takes processor time.
@@ -41,9 +47,9 @@ class BurstLoad {
   BurstLoad(const BurstLoad&) = delete;
   BurstLoad& operator=(const BurstLoad&) = delete;
 
-  /// Packets or requests per second, over some seconds. Throws when the queue stands still, a buffer was not written
+  /// Works for some seconds. Throws when the queue stands still, a buffer was not written
   /// that should have been, or the log lacks one.
-  virtual double rate(double seconds) = 0;
+  virtual Rates rate(double seconds) = 0;
 
  protected:
   BurstLoad() = default;

@@ -28,6 +28,10 @@ constexpr bool contains(const IovaRange& range, Iova at) {
 
 }  // namespace
 
+SoftwareIommu::SoftwareIommu(port::Port& port, Mappings mappings) : port_(port), mappings_(mappings) {
+  require(port_.attach(*this));
+}
+
 Iova SoftwareIommu::at_for_ever(Iova memory) const {
   return translates() ? Iova(memory.value() + kApart) : memory;
 }

@@ -20,10 +20,12 @@ enum class Mappings : std::uint8_t {
 
 /// Addresses of mappings that end are not used again before many others were, so that nothing of an earlier burst's can
 /// be of use to a later one.
-/// Thread: control. Calls end the program when the port refuses something: then there is nothing to be measured.
+/// Thread: control. Throws when the port refuses something: then there is nothing to be measured.
 class SoftwareIommu final : public port::DriverSide {
  public:
-  SoftwareIommu(port::Port& port, Mappings mappings) : port_(port), mappings_(mappings) {}
+  /// The port, which must outlive it, has this driver side from now on.
+  SoftwareIommu(port::Port& port, Mappings mappings);
+  ~SoftwareIommu() override { port_.detach(); }
 
   /// The driver's address of memory that stays mapped, as rings do, or everything with `passthrough`; and to tell the
   /// port so, once a queue has started: at that moment it forgets what it was told before.
