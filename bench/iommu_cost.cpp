@@ -1,6 +1,8 @@
 // What an IOMMU between driver and port costs, and what a log of written pages costs, without a VMM: packets and
 // requests per second with over without. The driver, which is the owner of the IOMMU too, runs in this thread on
 // processor 0, the Device on processor 1. All sides live at the same time and are measured in turn, the others at rest.
+// "of best" compares the best few milliseconds of each side: on a machine that others use it repeats where medians do
+// not.
 #include "base/log.h"
 
 #include <CLI/CLI.hpp>
