@@ -26,14 +26,19 @@ constexpr std::uint32_t kEntries = 256;
 constexpr std::uint32_t kSlot = 2048;
 constexpr std::size_t kBatch = net::TransmitQueue::kBatch;
 constexpr int kRounds = 4000;
+constexpr std::uint64_t kMemory = 4 << 20;  // of a side
 
-/// A driver side and its memory.
+/// A driver side and its memory; `logs`: as during a migration, when the device side marks what it writes.
 struct Side {
-  explicit Side(virtio::FeatureSet with)
+  Side(virtio::FeatureSet with, bool logs)
       : features(with.with(virtio::Feature::version_1)),
         ring(memory.make_ring(kEntries, features)),
         driver(value_or_die(virtio::DriverQueue::start(ring, memory.map()))) {
     driver.disarm();
+    if (logs) {
+      const std::uint64_t bytes = (testing::GuestMemory::kBase + kMemory) / memory::DirtyLog::kPage / 8 + 1;
+      ring.log = value_or_die(memory::DirtyLog::map(value_or_die(make_memfd("log", bytes)), 0, bytes));
+    }
     for (std::size_t i = 0; i < kEntries; ++i) buffers.push_back(memory.allocate(kSlot));
   }
   vdpa::QueueSetup setup() const { return {.ring = ring, .kick = std::nullopt, .call = std::nullopt}; }
@@ -50,7 +55,7 @@ struct Side {
     while (driver.reap()) continue;
   }
 
-  testing::GuestMemory memory;
+  testing::GuestMemory memory{kMemory};
   virtio::FeatureSet features;
   virtio::RingConfig ring;
   virtio::DriverQueue driver;
@@ -71,9 +76,9 @@ struct Cost {
   double both;
 };
 
-Cost measure(virtio::FeatureSet features, std::uint32_t frame) {
-  Side sender(features);
-  Side receiver(features);
+Cost measure(virtio::FeatureSet features, std::uint32_t frame, bool logs) {
+  Side sender(features, logs);
+  Side receiver(features, logs);
   net::QueueCounters counters;
   const auto transmit = value_or_die(net::TransmitQueue::start(sender.setup(), sender.memory.map(), counters));
   const auto receive = value_or_die(net::ReceiveQueue::start(receiver.setup(), receiver.memory.map(), counters));
@@ -114,20 +119,16 @@ Cost measure(virtio::FeatureSet features, std::uint32_t frame) {
 /// Of a relay between that driver side and a device on a ring like it: a chain there, and back used. With a log, as for
 /// a migration, what the device may have written is marked too.
 double measure_relay(virtio::FeatureSet features, bool writable, bool logs) {
-  Side side(features);
+  Side side(features, logs);
   const auto shadow =
       value_or_die(port::ShadowRing::make("shadow", side.features, kEntries, memory::Iova(0x7f'0000'0000)));
   auto regions = side.memory.map()->regions();
-  const std::uint64_t end = regions.back().iova.value() + regions.back().size;
   regions.push_back(shadow.region);
   auto device = value_or_die(
       virtio::DeviceQueue::start(shadow.config, value_or_die(memory::MemoryMap::make(std::move(regions)))));
   device.disarm();
-  const std::uint64_t bytes = end / memory::DirtyLog::kPage / 8 + 1;
-  const auto log_file = value_or_die(make_memfd("log", bytes));
-  const auto log = logs ? value_or_die(memory::DirtyLog::map(log_file, 0, bytes)) : nullptr;
   const auto relay = value_or_die(
-      port::RelayQueue::start(side.setup(), port::RelayMaps::untranslated(side.memory.map()), log, shadow,
+      port::RelayQueue::start(side.setup(), port::RelayMaps::untranslated(side.memory.map()), shadow,
                               {.event = value_or_die(KickFd::make()), .doorbell = nullptr, .queue = {}}, nullptr));
   virtio::ChainBatch batch;
   constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();
@@ -157,11 +158,15 @@ int main() {
        {"packed mergeable", FeatureSet{Feature::ring_packed}.with(NetFeature::mrg_rxbuf)},
        {"packed in-order", FeatureSet{Feature::ring_packed, Feature::in_order}}}};
   fmt::print("Cycles per packet of the device side, everything in this core's cache\n");
-  fmt::print("layout             frame   transmit   receive   one to the other\n");
+  fmt::print(
+      "layout             frame   transmit   receive   one to the other   with a log: transmit   receive   one to the "
+      "other\n");
   for (const std::uint32_t frame : {60U, 1514U}) {
     for (const auto& [name, features] : layouts) {
-      const Cost cost = measure(features, frame);
-      fmt::print("{:<17} {:>6} {:>10.1f} {:>9.1f} {:>18.1f}\n", name, frame, cost.transmit, cost.receive, cost.both);
+      const Cost cost = measure(features, frame, false);
+      const Cost logged = measure(features, frame, true);
+      fmt::print("{:<17} {:>6} {:>10.1f} {:>9.1f} {:>18.1f} {:>22.1f} {:>9.1f} {:>18.1f}\n", name, frame, cost.transmit,
+                 cost.receive, cost.both, logged.transmit, logged.receive, logged.both);
     }
   }
   fmt::print("\nCycles per packet of a relay, whatever its size: rings of the same layout on both sides\n");

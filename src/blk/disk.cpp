@@ -76,7 +76,7 @@ Disk::Disk(Loop& loop, std::vector<Worker*> workers, DiskConfig config, std::sha
             .queues_per_unit = 1,
             .largest_ring = config_.largest_ring,
             .config_size = sizeof(virtio::BlkConfig),
-            .can = {.record_in_flight = true}},
+            .can = {.logs_dirty = true, .record_in_flight = true}},
       writeback_(config_.writeback),
       map_(memory::MemoryMap::empty()),
       queues_(config_.queues),

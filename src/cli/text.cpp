@@ -71,6 +71,7 @@ std::vector<Row> properties_of(const api::Port& port) {
       {"memory", fmt::format("{} regions, {} MiB", port.memory_regions(), port.memory_bytes() >> 20)},
       {"rebinds", fmt::format("{}", port.rebinds())},
   };
+  if (port.logging()) rows.push_back({"logging", "the pages that are written, for a live migration"});
   if (port.has_translation()) rows.push_back({"IOMMU", translation_of(port.translation())});
   if (!port.refused().empty()) rows.push_back({"refused", port.refused()});
   for (const auto& device : port.devices()) {

@@ -127,6 +127,7 @@ void fill(api::Port& to, const PortEntry& entry) {
   to.set_memory_regions(static_cast<std::uint32_t>(report.memory_regions));
   to.set_memory_bytes(report.memory_bytes);
   to.set_rebinds(report.rebinds);
+  to.set_logging(report.logging);
   if (report.translation) fill(*to.mutable_translation(), *report.translation);
   for (const auto& queue : report.queues) {
     const std::string kind = kind_text(queue, report, config.queue_pairs);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 
 namespace causeway::memory {
 
@@ -31,17 +30,13 @@ bool DirtyLog::covers(const MemoryMap& map) const {
   });
 }
 
-void DirtyLog::mark(Iova at, std::uint64_t bytes) const {
+void DirtyLog::mark_slowly(Iova at, std::uint64_t bytes) const {
   if (bytes == 0) return;
   const std::uint64_t last = (at.value() + (bytes - 1)) / kPage;
   for (std::uint64_t page = at.value() / kPage; page <= last;) {
-    const std::uint64_t byte = page / 8;
-    if (byte >= bits_.size()) return;
-    const std::uint64_t end = std::min(last, byte * 8 + 7);
-    const auto mask = static_cast<std::uint8_t>((0xffU << (page % 8)) & (0xffU >> (7 - end % 8)));
-    if ((bits_.load<std::uint8_t>(byte, std::memory_order_relaxed) & mask) != mask) {
-      bits_.fetch_or<std::uint8_t>(byte, mask, std::memory_order_release);
-    }
+    if (page / 8 >= bits_.size()) return;
+    const std::uint64_t end = std::min(last, page / 8 * 8 + 7);
+    mark_in_byte(page, end);
     page = end + 1;
   }
 }

@@ -10,6 +10,7 @@
 #include "memory/guest_span.h"
 #include "memory/memory_map.h"
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -33,7 +34,15 @@ class DirtyLog {
   /// with the front-end's exchange of the bits before it reads the pages, so that a bit which is found set is taken
   /// away only by one that will read the bytes. What has no bit is left out; `covers` tells before. Cost of a page
   /// whose bit is set already: one load.
-  void mark(Iova at, std::uint64_t bytes) const;
+  void mark(Iova at, std::uint64_t bytes) const {
+    const std::uint64_t first = at.value() / kPage;
+    const std::uint64_t last = (at.value() + (bytes - 1)) / kPage;
+    if (bytes != 0 && first / 8 == last / 8 && first / 8 < bits_.size()) [[likely]] {
+      mark_in_byte(first, last);
+    } else {
+      mark_slowly(at, bytes);
+    }
+  }
   /// Tells the front-end, where it wants to be told, that there are new bits. Cost then: a system call.
   void announce() const {
     if (changed_) changed_->signal();
@@ -41,6 +50,12 @@ class DirtyLog {
 
  private:
   DirtyLog(std::shared_ptr<const Mapping> mapping, std::shared_ptr<const EventFd> changed);
+  void mark_in_byte(std::uint64_t first, std::uint64_t last) const {
+    const auto mask = static_cast<std::uint8_t>((0xffU << (first % 8)) & (0xffU >> (7 - last % 8)));
+    if ((bits_.load<std::uint8_t>(first / 8, std::memory_order_relaxed) & mask) != mask) [[unlikely]]
+      bits_.fetch_or<std::uint8_t>(first / 8, mask, std::memory_order_release);
+  }
+  void mark_slowly(Iova at, std::uint64_t bytes) const;
   std::shared_ptr<const Mapping> mapping_;
   GuestSpan bits_;
   std::shared_ptr<const EventFd> changed_;

@@ -58,6 +58,10 @@ class MemoryMap {
   const std::vector<Region>& regions() const { return regions_; }
   /// Addresses are those before an IOMMU: one that is not in the map may be known later.
   bool is_translated() const { return memory_ != nullptr; }
+  /// The memory that the addresses of `map` lead to: behind the IOMMU where it is translated, else itself.
+  static const std::shared_ptr<const MemoryMap>& behind(const std::shared_ptr<const MemoryMap>& map) {
+    return map->is_translated() ? map->memory_ : map;
+  }
   /// The same regions, each the map's own where it has one like that, so that what uses that goes on.
   std::vector<Region> with_known(std::vector<Region> regions) const;
   /// The `size` bytes at `iova`, when they lie in one region (or in regions that are neighbours in our mapping too).

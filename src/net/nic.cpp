@@ -41,7 +41,7 @@ Nic::Nic(Loop& loop, NicConfig config, std::shared_ptr<Link> link)
             .queues_per_unit = 2,
             .largest_ring = config_.largest_ring,
             .config_size = sizeof(virtio::NetConfig),
-            .can = {.record_in_flight = true}},
+            .can = {.logs_dirty = true, .record_in_flight = true}},
       map_(memory::MemoryMap::empty()),
       settings_(config_.mac, {}, config_.queue_pairs),
       queues_(info_.queues),

@@ -5,7 +5,7 @@
 namespace causeway::net {
 namespace {
 
-template <virtio::DeviceRing Ring>
+template <virtio::ExactDeviceRing Ring>
 Result<std::unique_ptr<ReceiveQueue>> start_on(const vdpa::QueueSetup& setup,
                                                std::shared_ptr<const memory::MemoryMap> map, QueueCounters& counters) {
   CW_TRY(auto ring, Ring::start(setup.ring, std::move(map)));
@@ -20,9 +20,8 @@ Result<std::unique_ptr<ReceiveQueue>> start_on(const vdpa::QueueSetup& setup,
 Result<std::unique_ptr<ReceiveQueue>> ReceiveQueue::start(const vdpa::QueueSetup& setup,
                                                           std::shared_ptr<const memory::MemoryMap> map,
                                                           QueueCounters& counters) {
-  return setup.ring.layout() == virtio::Layout::packed
-             ? start_on<virtio::PackedDeviceQueue>(setup, std::move(map), counters)
-             : start_on<virtio::SplitDeviceQueue>(setup, std::move(map), counters);
+  return virtio::with_device_ring<virtio::Extent::exact>(
+      setup.ring, [&]<class Ring>() { return start_on<Ring>(setup, std::move(map), counters); });
 }
 
 }  // namespace causeway::net

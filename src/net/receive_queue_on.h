@@ -71,7 +71,7 @@ void each_payload(const Frame& frame, Visit visit) {
 
 /// The queue on a ring of one layout, with or without mergeable buffers: everything of its hot loop is known to the
 /// compiler.
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 class ReceiveQueueOn final : public ReceiveQueue {
  public:
   ReceiveQueueOn(Ring ring, const vdpa::QueueSetup& setup, QueueCounters& counters)
@@ -114,14 +114,14 @@ class ReceiveQueueOn final : public ReceiveQueue {
   std::uint64_t bytes_ = 0;
 };
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 void ReceiveQueueOn<Ring, kMergeable>::put_back() {
   ring_.untake(batch_.chains().subspan(next_));
   batch_.clear();
   next_ = 0;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 bool ReceiveQueueOn<Ring, kMergeable>::refill() {
   if (next_ == batch_.size()) {
     batch_.clear();
@@ -142,7 +142,7 @@ bool ReceiveQueueOn<Ring, kMergeable>::refill() {
 }
 
 /// How many chains, from `next_` on, hold `bytes`; 0 when the driver has not offered them (counted).
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 std::size_t ReceiveQueueOn<Ring, kMergeable>::reserve(std::uint64_t bytes) {
   if (next_ == batch_.size() && !refill()) {
     counters().dropped_no_buffer.add(1);
@@ -175,42 +175,43 @@ std::size_t ReceiveQueueOn<Ring, kMergeable>::reserve(std::uint64_t bytes) {
   }
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 std::size_t ReceiveQueueOn<Ring, kMergeable>::refuse_length() {
   counters().dropped_too_long.add(1);
   return 0;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 void ReceiveQueueOn<Ring, kMergeable>::use_chains(std::size_t count, std::uint64_t bytes) {
   for (std::size_t i = 0; i < count; ++i) {
     const virtio::Chain& chain = batch_[next_ + i];
     const std::uint64_t here = std::min(bytes, chain.writable_bytes);
-    ring_.use(chain, static_cast<std::uint32_t>(here));
+    ring_.use(chain, static_cast<std::uint32_t>(here), batch_.writable(chain));
     bytes -= here;
   }
   next_ += count;
 }
 
 /// The usual case: a frame in one piece into one buffer in one piece. False when it is another.
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 bool ReceiveQueueOn<Ring, kMergeable>::place_at_once(const Frame& frame) {
   if (next_ == batch_.size() || frame.segments.size() != 1 || header_size_ != sizeof(virtio::NetHeader)) return false;
   const std::uint32_t total = std::uint32_t{sizeof(virtio::NetHeader)} + frame.length;
   const virtio::Chain& chain = batch_[next_];
-  const GuestSpan room = batch_.writable(chain).front();
+  const auto writable = batch_.writable(chain);
+  const GuestSpan room = writable.front();
   if (room.size() < total) return false;
   room.write(0, start_of(frame));
   const std::size_t payload = frame.length - sizeof(EthernetHeader);
   room.copy_from(kFrameStart, frame.segments.front().subspan(frame.skip + sizeof(EthernetHeader), payload));
-  ring_.use(chain, total);
+  ring_.use(chain, total, writable);
   ++next_;
   ++packets_;
   bytes_ += frame.length;
   return true;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 template <class Copy>
 bool ReceiveQueueOn<Ring, kMergeable>::place(std::span<const std::byte, kFrameStart> start, HashResult hash,
                                              std::uint32_t length, Copy copy) {
@@ -237,7 +238,7 @@ bool ReceiveQueueOn<Ring, kMergeable>::place(std::span<const std::byte, kFrameSt
   return true;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 void ReceiveQueueOn<Ring, kMergeable>::deliver(std::span<const Frame> frames) {
   for (const Frame& frame : frames) {
     if (next_ == batch_.size()) refill();
@@ -247,7 +248,7 @@ void ReceiveQueueOn<Ring, kMergeable>::deliver(std::span<const Frame> frames) {
   }
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 bool ReceiveQueueOn<Ring, kMergeable>::deliver(const virtio::NetHeader& header, std::span<const std::byte> frame,
                                                HashResult hash) {
   Frame start;
@@ -257,7 +258,7 @@ bool ReceiveQueueOn<Ring, kMergeable>::deliver(const virtio::NetHeader& header, 
                [&](Cursor& cursor) { cursor.write(frame.subspan(sizeof start.ethernet)); });
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 std::span<const iovec> ReceiveQueueOn<Ring, kMergeable>::prepare(std::uint32_t frame_bytes) {
   const std::uint64_t wanted = std::uint64_t{header_size_} + frame_bytes;
   iovecs_.clear();
@@ -273,7 +274,7 @@ std::span<const iovec> ReceiveQueueOn<Ring, kMergeable>::prepare(std::uint32_t f
   return iovecs_;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 bool ReceiveQueueOn<Ring, kMergeable>::commit(std::size_t bytes) {
   if (bytes <= header_size_) return true;
   if (bytes > room_) {
@@ -299,7 +300,7 @@ bool ReceiveQueueOn<Ring, kMergeable>::commit(std::size_t bytes) {
   return true;
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 void ReceiveQueueOn<Ring, kMergeable>::flush() {
   if (packets_ == 0) return;
   counters().packets.add(packets_);
@@ -309,14 +310,14 @@ void ReceiveQueueOn<Ring, kMergeable>::flush() {
   if (ring_.publish()) call_driver();
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 Result<void> ReceiveQueueOn<Ring, kMergeable>::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
   // Buffers taken ahead were translated by the old map.
   put_back();
   return ring_.replace_map(std::move(map));
 }
 
-template <virtio::DeviceRing Ring, bool kMergeable>
+template <virtio::ExactDeviceRing Ring, bool kMergeable>
 virtio::QueueState ReceiveQueueOn<Ring, kMergeable>::stop() {
   flush();
   put_back();

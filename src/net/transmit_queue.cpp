@@ -143,9 +143,8 @@ std::uint32_t net_header_size(virtio::FeatureSet features) {
 Result<std::unique_ptr<TransmitQueue>> TransmitQueue::start(const vdpa::QueueSetup& setup,
                                                             std::shared_ptr<const memory::MemoryMap> map,
                                                             QueueCounters& counters) {
-  return setup.ring.layout() == virtio::Layout::packed
-             ? start_on<virtio::PackedDeviceQueue>(setup, std::move(map), counters)
-             : start_on<virtio::SplitDeviceQueue>(setup, std::move(map), counters);
+  return virtio::with_device_ring<virtio::Extent::exact>(
+      setup.ring, [&]<class Ring>() { return start_on<Ring>(setup, std::move(map), counters); });
 }
 
 }  // namespace causeway::net

@@ -1,7 +1,5 @@
 #include "port/control_queue.h"
 
-#include "port/ring_marks.h"
-
 #include <algorithm>
 #include <array>
 
@@ -16,9 +14,9 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
                                                           std::shared_ptr<const memory::MemoryMap> map, Handler handler,
                                                           OnFault on_fault) {
   if (!setup.kick) return fail(Errc::not_supported, "a control queue without a kick descriptor");
-  CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, map));
+  CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map)));
   std::unique_ptr<ControlQueue> queue(
-      new ControlQueue(std::move(ring), std::move(setup), std::move(map), std::move(handler), std::move(on_fault)));
+      new ControlQueue(std::move(ring), std::move(setup), std::move(handler), std::move(on_fault)));
   queue->watch_ = loop.watch(queue->kick_->fd(), [self = queue.get()] {
     self->kick_->drain();
     self->serve();
@@ -28,20 +26,15 @@ Result<std::unique_ptr<ControlQueue>> ControlQueue::start(Loop& loop, vdpa::Queu
   return queue;
 }
 
-ControlQueue::ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup,
-                           std::shared_ptr<const memory::MemoryMap> map, Handler handler, OnFault on_fault)
+ControlQueue::ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault)
     : ring_(std::move(ring)),
-      config_(std::move(setup.ring)),
-      translator_(std::move(map)),
       kick_(std::move(setup.kick)),
       call_(std::move(setup.call)),
       handler_(std::move(handler)),
       on_fault_(std::move(on_fault)) {}
 
 Result<void> ControlQueue::replace_map(std::shared_ptr<const memory::MemoryMap> map) {
-  CW_CHECK(ring_.replace_map(map));
-  translator_ = memory::Translator(std::move(map));
-  return {};
+  return ring_.replace_map(std::move(map));
 }
 
 void ControlQueue::serve() {
@@ -52,26 +45,14 @@ void ControlQueue::serve() {
     return;
   }
   // More than a batch, or more since: come back through the loop, so that one guest cannot keep the control thread.
-  const bool has_more = ring_.arm();
-  if (log_) mark_ring(*log_, written_areas(config_));
-  if (has_more) kick_->signal();
+  if (ring_.arm()) kick_->signal();
 }
 
 void ControlQueue::serve_batch() {
   batch_.clear();
   ring_.take(batch_, kCommandsPerPass);
   for (const virtio::Chain& chain : batch_.chains()) answer(chain);
-  if (log_) mark_answers();
   if (ring_.publish() && call_) call_->signal();
-}
-
-void ControlQueue::mark_answers() {
-  memory::full_fence();
-  for (const virtio::Chain& chain : batch_.chains()) {
-    for (const auto& segment : batch_.writable(chain)) {
-      if (const auto at = translator_.iova_of(segment)) log_->mark(*at, segment.size());
-    }
-  }
 }
 
 void ControlQueue::answer(const virtio::Chain& chain) {

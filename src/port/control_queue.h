@@ -30,23 +30,16 @@ class ControlQueue {
                                                      OnFault on_fault);
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map);
   void set_call(std::optional<CallFd> call) { call_ = std::move(call); }
-  /// Where what is written is marked from now on; nullptr: nowhere.
-  void set_log(std::shared_ptr<const memory::DirtyLog> log) { log_ = std::move(log); }
   vdpa::QueueState state() const { return ring_.state(); }
 
  private:
-  ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, std::shared_ptr<const memory::MemoryMap> map,
-               Handler handler, OnFault on_fault);
+  ControlQueue(virtio::DeviceQueue ring, vdpa::QueueSetup setup, Handler handler, OnFault on_fault);
   void serve();
   void serve_batch();
-  void mark_answers();
   void answer(const virtio::Chain& chain);
   std::uint32_t write(const virtio::Chain& chain, const vdpa::ControlReply& reply) const;
 
   virtio::DeviceQueue ring_;
-  virtio::RingConfig config_;
-  memory::Translator translator_;
-  std::shared_ptr<const memory::DirtyLog> log_;
   std::optional<KickFd> kick_;
   std::optional<CallFd> call_;
   Handler handler_;

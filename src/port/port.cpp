@@ -276,6 +276,7 @@ PortReport Port::report() const {
                     .negotiated = features_,
                     .memory_regions = memory_->regions().size(),
                     .memory_bytes = 0,
+                    .logging = is_logging(),
                     .rebinds = rebinds_,
                     .translation = {},
                     .differences = differences_,

@@ -140,8 +140,8 @@ class Port {
   /// has buffers there: queues that it concerns stop, and wait until it is known again.
   Result<void> invalidate_translations(const memory::IovaRange& range);
 
-  /// Whether writes to guest memory can be logged.
-  bool can_log() const { return config_.relay_worker != nullptr; }
+  /// Whether writes to guest memory can be logged: by all Devices themselves, or by relays.
+  bool can_log() const;
   /// From now on every page is marked that a Device may have written, or the Port itself; nullptr: no longer. Queues
   /// of Devices that keep no log of their own are relayed meanwhile. Errc::peer_violation: the log is too small for the
   /// memory; Errc::not_supported: see `can_log`. What was logged before goes on then.

@@ -5,27 +5,33 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace causeway::port {
 
+bool Port::can_log() const {
+  return config_.relay_worker != nullptr ||
+         std::ranges::all_of(slots_, [](const Slot& slot) { return slot.device->info().can.logs_dirty; });
+}
+
 Result<void> Port::set_log(std::shared_ptr<const memory::DirtyLog> log) {
   if (log && !can_log()) {
-    return fail(Errc::not_supported, fmt::format("port {} has no worker that could relay and log", name()));
+    return fail(
+        Errc::not_supported,
+        fmt::format("port {}: not all of its devices log what they write, and it has no worker that could relay",
+                    name()));
   }
   if (log && !log->covers(*memory_)) {
     return fail(Errc::peer_violation, "the log of written pages is too small for the guest's memory");
   }
   if (log == log_) return {};
   log_ = std::move(log);
-  if (control_queue_) control_queue_->set_log(log_);
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
     Queue& state = queues_[i];
-    const QueueIndex queue{i};
-    if (!state.runs() || is_control(queue)) continue;
-    // A relay keeps the log that it has begun with.
-    if (!state.relay && !needs_relay(state.bound)) continue;
-    if (auto moved = move(queue, state, state.bound); !moved) {
+    // Whoever works a queue keeps the log that it has begun with.
+    if (!state.runs()) continue;
+    if (auto moved = move(QueueIndex{i}, state, state.bound); !moved) {
       log::warn("port {}: {}", name(), moved.error().text());
     }
   }

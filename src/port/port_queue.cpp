@@ -201,13 +201,13 @@ Result<void> Port::run_on(QueueIndex queue, Queue& state, Binding to) {
   CW_TRY(bool is_recorded, resume_from_record(queue, state, ring));
   if (!is_recorded && is_as_before && !is_control(queue)) is_recorded = resume_from_device(queue, state, to, ring);
   if (!is_recorded) correct_position(queue, ring);
+  ring.log = log_;
   vdpa::QueueSetup setup{.ring = std::move(ring), .kick = state.kick, .call = state.call, .enabled = state.enabled};
   if (is_control(queue)) {
     CW_TRY(control_queue_, ControlQueue::start(
                                loop_, std::move(setup), memory_,
                                [this](std::span<const std::byte> command) { return control(command); },
                                [this, queue](const Error& reason) { fail_queue(queue, reason); }));
-    control_queue_->set_log(log_);
   } else {
     if (!slots_[to.slot].is_usable()) return fail(Errc::not_supported, slots_[to.slot].why_not());
     if (!is_bound(to.slot) && to.slot + 1 < slots_.size()) replay_control(to.slot);

@@ -79,11 +79,8 @@ Result<std::unique_ptr<Relay>> Port::start_relay(QueueIndex queue, const Binding
   }
   const Slot& slot = slots_[to.slot];
   CW_TRY(const auto at, shadow_place(to));
-  const RelayTarget target{.device = *slot.device,
-                           .queue = to.queue,
-                           .features = slot.without_ring.value_or(features_),
-                           .log = log_,
-                           .at = at};
+  const RelayTarget target{
+      .device = *slot.device, .queue = to.queue, .features = slot.without_ring.value_or(features_), .at = at};
   RelayEvents events{.on_fault =
                          [this, queue](const Error& reason) {
                            const Queue& state = queues_[number(queue)];

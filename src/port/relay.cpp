@@ -38,7 +38,7 @@ Result<std::unique_ptr<Relay>> Relay::start(Loop& loop, Worker& worker, const st
       if (*alive && self->queue_->current_wait() == wait.number) on_miss(wait.misses);
     });
   };
-  CW_TRY(relay->queue_, RelayQueue::start(guest, std::move(maps), target.log, relay->shadow_,
+  CW_TRY(relay->queue_, RelayQueue::start(guest, std::move(maps), relay->shadow_,
                                           {.event = relay->kick_, .doorbell = {}, .queue = target.queue},
                                           std::move(tell), std::move(ask)));
   const std::span<const memory::Region> own(&relay->shadow_.region, 1);

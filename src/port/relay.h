@@ -22,9 +22,8 @@ namespace causeway::port {
 struct RelayTarget {
   vdpa::Device& device;  ///< must outlive the relay; has the guest's memory mapped
   vdpa::QueueIndex queue;
-  virtio::FeatureSet features;                  ///< negotiated with it: those of its ring may differ from the guest's
-  std::shared_ptr<const memory::DirtyLog> log;  ///< where what it writes is marked; nullptr: nowhere
-  memory::Iova at;  ///< where it shall see the shadow ring; ShadowRing::kStride bytes nobody else uses
+  virtio::FeatureSet features;  ///< negotiated with it: those of its ring may differ from the guest's
+  memory::Iova at;              ///< where it shall see the shadow ring; ShadowRing::kStride bytes nobody else uses
 };
 
 /// Behind an IOMMU: what must be known before the queue goes on.

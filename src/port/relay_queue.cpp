@@ -1,8 +1,8 @@
 #include "port/relay_queue.h"
 
-#include "port/ring_marks.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
+#include "virtio/ring_marks.h"
 
 #include <fmt/format.h>
 
@@ -55,7 +55,7 @@ class Marks {
     }
     used_.clear();
   }
-  void ring() { mark_ring(*log_, ring_); }
+  void ring() { virtio::mark_ring(*log_, ring_); }
 
  private:
   std::shared_ptr<const memory::DirtyLog> log_;
@@ -331,41 +331,20 @@ class RelayQueueOn final : public RelayQueue {
   std::uint64_t oldest_ = 0;          // with IN_ORDER: of those not used
 };
 
-/// What we write of the guest's ring, by the addresses that the Device, and a log, have its memory at.
-Result<Places> places_of(const virtio::RingConfig& ring, const RelayMaps& maps) {
-  Places areas = written_areas(ring);
-  if (!maps.driver->is_translated()) return areas;
-  memory::Translator driver(maps.driver);
-  memory::Translator device(maps.device);
-  Places places;
-  bool is_known = true;
-  for (const memory::IovaRange& area : areas) {
-    is_known =
-        is_known && driver.translate(area.first.value(), area.size, memory::Access::write, [&](const auto& piece) {
-          const auto at = device.iova_of(piece);
-          is_known = is_known && at.has_value();
-          if (at) places.push_back({.first = *at, .size = piece.size()});
-        });
-  }
-  if (!is_known) return fail(Errc::peer_violation, "the ring does not lie in memory that the device may write");
-  return places;
-}
-
 template <class Guest, class Shadow>
-Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest, RelayMaps maps,
-                                             std::shared_ptr<const memory::DirtyLog> log, const ShadowRing& shadow,
+Result<std::unique_ptr<RelayQueue>> start_on(const vdpa::QueueSetup& guest, RelayMaps maps, const ShadowRing& shadow,
                                              DeviceKick kick, RelayQueue::OnFault on_fault,
                                              RelayQueue::OnMiss on_miss) {
   CW_TRY(auto ring, Guest::start(guest.ring, maps.driver, virtio::Remember::in_flight));
   CW_TRY(auto own, Shadow::start(shadow.config, shadow.map, shadow.tables));
-  CW_TRY(const auto places, places_of(guest.ring, maps));
+  CW_TRY(const auto places, virtio::written_areas(guest.ring, maps.driver));
   const auto make = [&]<class Mark>() -> std::unique_ptr<RelayQueue> {
     return std::make_unique<RelayQueueOn<Guest, Shadow, Mark>>(
-        guest, std::move(ring), std::move(own), std::move(maps.device), Mark(guest.ring.size, places, log),
+        guest, std::move(ring), std::move(own), std::move(maps.device), Mark(guest.ring.size, places, guest.ring.log),
         std::move(kick), RelayQueue::Events{.on_fault = std::move(on_fault), .on_miss = std::move(on_miss)});
   };
   if (maps.driver->is_translated()) return make.template operator()<TranslatedMarks>();
-  return log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();
+  return guest.ring.log ? make.template operator()<Marks>() : make.template operator()<NoMarks>();
 }
 
 }  // namespace
@@ -380,7 +359,6 @@ void DeviceKick::signal() const {
 }
 
 Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& guest, RelayMaps maps,
-                                                      std::shared_ptr<const memory::DirtyLog> log,
                                                       const ShadowRing& shadow, DeviceKick kick, OnFault on_fault,
                                                       OnMiss on_miss) {
   using virtio::PackedDeviceQueue, virtio::PackedDriverQueue, virtio::SplitDeviceQueue, virtio::SplitDriverQueue;
@@ -390,8 +368,7 @@ Result<std::unique_ptr<RelayQueue>> RelayQueue::start(const vdpa::QueueSetup& gu
                                                               : start_on<PackedDeviceQueue, SplitDriverQueue>)
           : (shadow.config.layout() == virtio::Layout::packed ? start_on<SplitDeviceQueue, PackedDriverQueue>
                                                               : start_on<SplitDeviceQueue, SplitDriverQueue>);
-  return start(guest, std::move(maps), std::move(log), shadow, std::move(kick), std::move(on_fault),
-               std::move(on_miss));
+  return start(guest, std::move(maps), shadow, std::move(kick), std::move(on_fault), std::move(on_miss));
 }
 
 }  // namespace causeway::port

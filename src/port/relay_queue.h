@@ -62,11 +62,10 @@ class RelayQueue : public Task {
     OnMiss on_miss;
   };
 
-  /// `log`: where pages are marked that the Device may have written, before the driver can see the chain used, and
-  /// those of the ring that we write; nullptr: nowhere. Errc::peer_violation: the guest's ring or its position is
+  /// The log of `guest`, where it has one, gets the pages that the Device may have written, before the driver can see
+  /// the chain used, and those of the ring that we write. Errc::peer_violation: the guest's ring or its position is
   /// wrong.
   static Result<std::unique_ptr<RelayQueue>> start(const vdpa::QueueSetup& guest, RelayMaps maps,
-                                                   std::shared_ptr<const memory::DirtyLog> log,
                                                    const ShadowRing& shadow, DeviceKick kick, OnFault on_fault,
                                                    OnMiss on_miss = {});
 

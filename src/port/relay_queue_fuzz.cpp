@@ -67,7 +67,7 @@ class World {
         driver_(make_driver()) {
     if ((shape & 0x80) != 0) {
       const OwnedFd file = value_or_die(make_memfd("log", kLogBytes));
-      log_ = value_or_die(memory::DirtyLog::map(file, 0, kLogBytes));
+      config_.log = value_or_die(memory::DirtyLog::map(file, 0, kLogBytes));
       log_bits_ = value_or_die(Mapping::map(file, 0, kLogBytes));
     }
     for (std::uint16_t i = 0; i < config_.size.entries(); ++i) free_.push_back(memory_.allocate(kParts * kBuffer));
@@ -163,7 +163,7 @@ class World {
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
     auto started = RelayQueue::start(
-        {.ring = config_, .kick = {}, .call = {}}, maps(), log_, *shadow_,
+        {.ring = config_, .kick = {}, .call = {}}, maps(), *shadow_,
         {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
         [this](const Error&) {
           require(!std::exchange(has_fault_, true));
@@ -244,7 +244,7 @@ class World {
     }
     if (driver_lies_) return;
     require(!driver_.is_broken());
-    if (!log_ || !has_any) return;
+    if (!config_.log || !has_any) return;
     require(is_marked(guest_address(config_.layout() == virtio::Layout::packed ? config_.descriptors : config_.used)));
     // As a front-end does that copies the pages now.
     memory::GuestSpan::over({log_bits_->data(), log_bits_->size()})
@@ -252,7 +252,8 @@ class World {
   }
   void check_answer(const Sent& sent, std::uint64_t token, std::uint32_t written) const {
     require(written <= sent.room);
-    for (std::size_t i = sent.readable; log_ && i < sent.parts.size(); ++i) require(is_marked(sent.parts[i].address));
+    for (std::size_t i = sent.readable; config_.log && i < sent.parts.size(); ++i)
+      require(is_marked(sent.parts[i].address));
     if (has_device_lied_) return;
     const auto answer = answers_.find(token);
     require(answer != answers_.end() || sent.parts.empty());
@@ -464,7 +465,6 @@ class World {
   virtio::RingConfig config_;
   std::optional<virtio::IndirectArea> tables_;
   DriverQueue driver_;
-  std::shared_ptr<const memory::DirtyLog> log_;
   std::shared_ptr<const Mapping> log_bits_;
   std::optional<ShadowRing> shadow_;
   std::optional<DeviceQueue> device_;

@@ -58,6 +58,7 @@ struct PortReport {
   virtio::FeatureSet negotiated;
   std::size_t memory_regions;
   std::uint64_t memory_bytes;
+  bool logging;  ///< written pages are logged, for a migration
   std::uint64_t rebinds;
   std::optional<TranslationCounts> translation;  ///< where addresses lie before an IOMMU
   /// Of a driver side that came where another had been: none when it goes on where it was, else what differs.

@@ -53,7 +53,7 @@ struct DeviceInfo {
   memory::Iova iova_first{0};     ///< lowest usable IOVA
   memory::Iova iova_last{~0ULL};  ///< highest usable IOVA
   struct Capabilities {
-    bool logs_dirty = false;        ///< can log the pages it writes
+    bool logs_dirty = false;        ///< keeps RingConfig::log
     bool translates = false;        ///< has an IOTLB
     bool reports_state = true;      ///< stop_queue returns the ring's position
     bool record_in_flight = false;  ///< keeps RingConfig::record

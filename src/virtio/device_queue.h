@@ -1,6 +1,7 @@
 // The device side of a virtqueue of whichever layout was negotiated.
 #pragma once
 
+#include "virtio/logged_ring.h"
 #include "virtio/packed_device_queue.h"
 #include "virtio/split_device_queue.h"
 
@@ -22,7 +23,6 @@ concept DeviceRing = requires(Ring ring, const Ring constant, const RingConfig c
   { ring.has_available() } -> std::same_as<bool>;
   { ring.take(batch, std::uint16_t{}) } -> std::same_as<std::uint16_t>;
   { ring.untake(chains) } -> std::same_as<void>;
-  { ring.use(chains[0], std::uint32_t{}) } -> std::same_as<void>;
   { ring.use_unwritten(chains) } -> std::same_as<void>;
   { ring.publish() } -> std::same_as<bool>;
   { ring.arm() } -> std::same_as<bool>;
@@ -30,7 +30,33 @@ concept DeviceRing = requires(Ring ring, const Ring constant, const RingConfig c
   { constant.fault() } -> std::same_as<RingFault>;
   { constant.state(chains) } -> std::same_as<QueueState>;
 };
-static_assert(DeviceRing<SplitDeviceQueue> && DeviceRing<PackedDeviceQueue>);
+/// Its user says how many bytes of a chain it has written, and no more.
+template <class Ring>
+concept BlindDeviceRing = DeviceRing<Ring> && requires(Ring ring, Chain chain, std::uint32_t written) {
+  { ring.use(chain, written) } -> std::same_as<void>;
+};
+/// Its user says which segments they are too.
+template <class Ring>
+concept ExactDeviceRing = DeviceRing<Ring> && requires(Ring ring, Chain chain, std::uint32_t written,
+                                                       std::span<const memory::GuestSpan> writable) {
+  { ring.use(chain, written, writable) } -> std::same_as<void>;
+};
+static_assert(BlindDeviceRing<SplitDeviceQueue> && BlindDeviceRing<PackedDeviceQueue>);
+static_assert(ExactDeviceRing<SplitDeviceQueue> && ExactDeviceRing<PackedDeviceQueue>);
+static_assert(BlindDeviceRing<LoggedRing<SplitDeviceQueue, Extent::unknown>>);
+static_assert(ExactDeviceRing<LoggedRing<SplitDeviceQueue, Extent::exact>>);
+
+/// Calls `work.operator()<Ring>()` with the DeviceRing that a configuration wants, whose user knows of its writes what
+/// `kExtent` says: for users that are templates of it.
+template <Extent kExtent, class Work>
+auto with_device_ring(const RingConfig& config, Work&& work) {
+  if (config.layout() == Layout::packed) {
+    return config.log ? work.template operator()<LoggedRing<PackedDeviceQueue, kExtent>>()
+                      : work.template operator()<PackedDeviceQueue>();
+  }
+  return config.log ? work.template operator()<LoggedRing<SplitDeviceQueue, kExtent>>()
+                    : work.template operator()<SplitDeviceQueue>();
+}
 
 /// One or the other, chosen at start: for users whose speed does not hang on a branch per call. Hot loops are templates
 /// over DeviceRing instead.
@@ -39,12 +65,10 @@ class DeviceQueue {
   /// `remember`: whether `state` will be asked for with chains outstanding.
   static Result<DeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
                                    Remember remember = Remember::nothing) {
-    if (config.layout() == Layout::packed) {
-      CW_TRY(auto ring, PackedDeviceQueue::start(config, std::move(map), remember));
-      return DeviceQueue(std::move(ring));
-    }
-    CW_TRY(auto ring, SplitDeviceQueue::start(config, std::move(map), remember));
-    return DeviceQueue(std::move(ring));
+    return with_device_ring<Extent::unknown>(config, [&]<class Ring>() -> Result<DeviceQueue> {
+      CW_TRY(auto ring, Ring::start(config, std::move(map), remember));
+      return DeviceQueue(AnyRing(std::move(ring)));
+    });
   }
 
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) {
@@ -105,9 +129,10 @@ class DeviceQueue {
   }
 
  private:
-  explicit DeviceQueue(SplitDeviceQueue ring) : ring_(std::move(ring)) {}
-  explicit DeviceQueue(PackedDeviceQueue ring) : ring_(std::move(ring)) {}
-  std::variant<SplitDeviceQueue, PackedDeviceQueue> ring_;
+  using AnyRing = std::variant<SplitDeviceQueue, PackedDeviceQueue, LoggedRing<SplitDeviceQueue, Extent::unknown>,
+                               LoggedRing<PackedDeviceQueue, Extent::unknown>>;
+  explicit DeviceQueue(AnyRing ring) : ring_(std::move(ring)) {}
+  AnyRing ring_;
 };
 
 }  // namespace causeway::virtio

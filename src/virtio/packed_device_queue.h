@@ -37,6 +37,9 @@ class PackedDeviceQueue {
     put_used(chain.id, written);
     advance_used(chain.slots);
   }
+  void use(const Chain& chain, std::uint32_t written, std::span<const memory::GuestSpan> /*writable*/) {
+    use(chain, written);
+  }
   void use_unwritten(std::span<const Chain> chains);
   void mark(const Chain& chain) {
     if (record_ && remembers_) record_->mark(remembered_.at(chain.id));

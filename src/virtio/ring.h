@@ -13,6 +13,10 @@
 #include <string_view>
 #include <vector>
 
+namespace causeway::memory {
+class DirtyLog;
+}
+
 namespace causeway::virtio {
 
 /// Number of a virtqueue of one device, from 0.
@@ -91,6 +95,8 @@ struct RingConfig {
   QueueState start;
   /// Where the device side records what is in flight (virtio/inflight.h); nullptr: nowhere.
   std::shared_ptr<const InflightArea> record = nullptr;
+  /// Where the device side marks the pages that it writes (virtio/logged_ring.h); nullptr: nowhere.
+  std::shared_ptr<const memory::DirtyLog> log = nullptr;
 
   Layout layout() const { return layout_of(features); }
 };

@@ -46,6 +46,10 @@ class SplitDeviceQueue {
     put_used(chain.id, written);
     ++next_used_;
   }
+  /// The same, with the segments that the bytes went to: for rings that must know (virtio/logged_ring.h).
+  void use(const Chain& chain, std::uint32_t written, std::span<const memory::GuestSpan> /*writable*/) {
+    use(chain, written);
+  }
   /// Uses chains that have no writable part, in the order given, which is that in which they were taken. Cost with
   /// IN_ORDER: one used entry for all.
   void use_unwritten(std::span<const Chain> chains);

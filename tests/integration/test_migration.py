@@ -32,7 +32,7 @@ class Side:
     address: str = None
 
     def path(self):
-        """The path of the port's first queue, which says whether there is a log."""
+        """The path of the port's first queue."""
         return self.daemon.cli_json("port", "show", self.port)["queues"][0]["path"]
 
     def message_ms(self):
@@ -40,9 +40,10 @@ class Side:
         return [(name, int(us) / 1000) for name, us in
                 re.findall(r"port \w+: (\w+) done in (\d+) us", self.daemon.program.log.read_text())]
 
-    def await_path(self, path):
-        """Waits until all that is started of the port has this path."""
-        wait_for(lambda: self.path() == path, 30, f"{self.port} is worked by {path}", self.daemon.program)
+    def await_log(self, is_kept):
+        """Waits until the pages that are written are logged, or no longer."""
+        wait_for(lambda: self.daemon.cli_json("port", "show", self.port)["logging"] == is_kept, 30,
+                 f"{self.port} logs" if is_kept else f"{self.port} logs no more", self.daemon.program)
 
 
 class MigrationCase(IntegrationCase):
@@ -72,14 +73,16 @@ class MigrationCase(IntegrationCase):
         self.assertIn("written pages are logged", source.daemon.program.log.read_text())
 
     def begin_and_end(self, guest, source, target, end):
-        """A migration that comes to nothing: the guest goes on where it is. `end`: a function of Migration's."""
+        """A migration that comes to nothing: the guest goes on where it is, on an accelerator. `end`: a function of Migration's."""
         migration = guest.begin_migration([target.device], target.namespace, target.address, bytes_per_second=CRAWL)
-        source.await_path("relay")
+        source.await_log(True)
+        self.assertEqual(source.path(), "relay")
         refused = source.daemon.try_cli("upgrade")
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("is being migrated", refused.stderr)
         getattr(migration, end)()
-        source.await_path("direct")
+        source.await_log(False)
+        self.assertEqual(source.path(), "direct")
 
 
 class Migrations:
@@ -167,7 +170,7 @@ class DiskMigration(Migrations, MigrationCase):
         self.start(True, False, of_port=(("postcopy", True),))
         source, target = self.sides
         migration = self.guest.begin_migration([target.device], bytes_per_second=CRAWL, postcopy=True)
-        source.await_path("relay")
+        source.await_log(True)
         migration.go_before_memory(8 * MIB)
         refused = target.daemon.try_cli("upgrade")
         self.assertNotEqual(refused.returncode, 0)

@@ -30,7 +30,7 @@ struct HostileDevice : ::testing::TestWithParam<FeatureSet> {
         shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))),
         device(value_or_die(DeviceQueue::start(shadow.config, everything()))),
         relay(value_or_die(RelayQueue::start(
-            {.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr, shadow,
+            {.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), shadow,
             {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}}, [this](Error reason) {
               ++faults;
               fault = std::move(reason.what);
@@ -133,8 +133,8 @@ TEST(RelayQueue, AChainTooLongForTheDeviceIsTheOneFault) {
   const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
   std::vector<std::string> faults;
   const auto relay = value_or_die(
-      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), nullptr,
-                        shadow, {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
+      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), shadow,
+                        {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
                         [&](const Error& reason) { faults.push_back(reason.what); }));
   const std::vector<DriverBuffer> parts(5, {.address = memory.allocate(1), .length = 1});
   ASSERT_TRUE(driver.add(parts, {}, 1));
@@ -153,13 +153,13 @@ TEST(RelayQueue, AChainWithoutBytesIsUsedAndLogged) {
   GuestMemory memory;
   const OwnedFd log = value_or_die(make_memfd("log", kLogBytes));
   const auto bits = value_or_die(Mapping::map(log, 0, kLogBytes));
-  const auto config = memory.make_ring(4);
+  auto config = memory.make_ring(4);
+  config.log = value_or_die(memory::DirtyLog::map(log, 0, kLogBytes));
   auto driver = value_or_die(DriverQueue::start(config, memory.map()));
   driver.disarm();
   const auto shadow = value_or_die(ShadowRing::make("shadow", {}, 4, kShadow));
   const auto relay = value_or_die(
-      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()),
-                        value_or_die(memory::DirtyLog::map(log, 0, kLogBytes)), shadow,
+      RelayQueue::start({.ring = config, .kick = {}, .call = {}}, port::RelayMaps::untranslated(memory.map()), shadow,
                         {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
                         [](const Error& reason) { FAIL() << reason.what; }));
   const auto word = GuestMemory::kBase / memory::DirtyLog::kPage / 8;

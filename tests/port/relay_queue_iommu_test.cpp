@@ -38,7 +38,7 @@ struct BehindIommu : ::testing::TestWithParam<FeatureSet> {
     device.emplace(
         value_or_die(DeviceQueue::start(shadow.config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
     relay = value_or_die(RelayQueue::start(
-        {.ring = ring, .kick = {}, .call = {}}, maps(), nullptr, shadow,
+        {.ring = ring, .kick = {}, .call = {}}, maps(), shadow,
         {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
         [](const Error& reason) { ADD_FAILURE() << reason.what; },
         [this](RelayQueue::Wait wait) { waits.push_back(std::move(wait)); }));

@@ -43,9 +43,9 @@ class World {
         apart_(apart),
         memory_(1 << 20, 3),
         log_file_(value_or_die(make_memfd("log", kLogBytes))),
-        log_(logs ? value_or_die(memory::DirtyLog::map(log_file_, 0, kLogBytes)) : nullptr),
         config_(place(memory_.make_ring(entries, guest))),
         driver_(make_driver(guest, entries)) {
+    if (logs) config_.log = value_or_die(memory::DirtyLog::map(log_file_, 0, kLogBytes));
     for (std::uint16_t i = 0; i < entries; ++i) free_.push_back(memory_.allocate(std::uint64_t{kParts} * kBuffer));
     start(config_.start);
   }
@@ -218,7 +218,7 @@ class World {
 
   /// Where there is no log, all is well.
   bool is_marked(memory::Iova at) const {
-    if (!log_) return true;
+    if (!config_.log) return true;
     const std::uint64_t page = at.value() / memory::DirtyLog::kPage;
     const auto mapping = value_or_die(Mapping::map(log_file_, 0, kLogBytes));
     const auto bits = memory::GuestSpan::over({mapping->data(), mapping->size()});
@@ -255,7 +255,7 @@ class World {
     device_.emplace(
         value_or_die(DeviceQueue::start(shadow_->config, value_or_die(memory::MemoryMap::make(std::move(regions))))));
     relay_ = value_or_die(RelayQueue::start(
-        {.ring = config_, .kick = {}, .call = {}}, maps(), log_, *shadow_,
+        {.ring = config_, .kick = {}, .call = {}}, maps(), *shadow_,
         {.event = value_or_die(KickFd::make()), .doorbell = {}, .queue = {}},
         [this](Error reason) { fault = std::move(reason); },
         [this](RelayQueue::Wait wait) { await(std::move(wait)); }));
@@ -269,7 +269,6 @@ class World {
   static constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
   GuestMemory memory_;
   OwnedFd log_file_;
-  std::shared_ptr<const memory::DirtyLog> log_;
   virtio::RingConfig config_;
   DriverQueue driver_;
   std::optional<ShadowRing> shadow_;

@@ -35,6 +35,13 @@ QueueState start_of(const RingShape& shape) {
   return {.avail = shape.start, .used = shape.start, .in_flight = {}};
 }
 
+constexpr std::uint64_t kLogBytes = (GuestMemory::kBase + (4 << 20)) / memory::DirtyLog::kPage / 8;
+
+RingConfig with_log(RingConfig config, const OwnedFd& file, bool logs) {
+  if (logs) config.log = value_or_die(memory::DirtyLog::map(file, 0, kLogBytes));
+  return config;
+}
+
 RingConfig with_start(RingConfig config, QueueState start) {
   config.start = std::move(start);
   return config;
@@ -43,7 +50,7 @@ RingConfig with_start(RingConfig config, QueueState start) {
 }  // namespace
 
 RingShape any_shape(std::uint32_t max_entries) {
-  RingShape shape{.features = {}, .entries = 1, .start = 0};
+  RingShape shape{.features = {}, .entries = 1, .start = 0, .logs = *rc::gen::arbitrary<bool>()};
   for (const Feature bit : {Feature::indirect_desc, Feature::event_idx, Feature::in_order, Feature::ring_packed}) {
     if (*rc::gen::arbitrary<bool>()) shape.features = shape.features.with(bit);
   }
@@ -59,7 +66,10 @@ RingShape any_shape(std::uint32_t max_entries) {
 }
 
 RingRig::RingRig(const RingShape& shape)
-    : config_(with_start(memory_.make_ring(shape.entries, shape.features), start_of(shape))),
+    : log_file_(value_or_die(make_memfd("log", kLogBytes))),
+      log_(shape.logs ? value_or_die(Mapping::map(log_file_, 0, kLogBytes)) : nullptr),
+      config_(with_log(with_start(memory_.make_ring(shape.entries, shape.features), start_of(shape)), log_file_,
+                       shape.logs)),
       in_order_(shape.features.has(Feature::in_order)),
       driver_((write_past(), make_driver(config_.start))),
       device_(value_or_die(DeviceQueue::start(config_, memory_.map(), Remember::in_flight))),
@@ -201,11 +211,75 @@ void RingRig::use_unwritten() {
   device_.use_unwritten(chains);
 }
 
+std::vector<DriverBuffer> RingRig::ring_areas() const {
+  const auto sizes = RingAreaSizes::of(config_.layout(), config_.size);
+  return {{.address = config_.descriptors, .length = static_cast<std::uint32_t>(sizes.descriptors.bytes)},
+          {.address = config_.used, .length = static_cast<std::uint32_t>(sizes.used.bytes)}};
+}
+
+std::vector<std::byte> RingRig::read_ring() const {
+  std::vector<std::byte> bytes;
+  for (const DriverBuffer& area : ring_areas()) {
+    bytes.resize(bytes.size() + area.length);
+    memory_.at(area.address, area.length).read(0, std::span(bytes).last(area.length));
+  }
+  return bytes;
+}
+
+bool RingRig::is_marked(memory::Iova at) const {
+  const std::uint64_t page = at.value() / memory::DirtyLog::kPage;
+  const auto bits = memory::GuestSpan::over({log_->data(), log_->size()});
+  return ((bits.fetch<std::uint8_t>(page / 8) >> (page % 8)) & 1) != 0;
+}
+
+/// Does something that the device does to its ring: whatever it has written there is marked then.
+template <class Work>
+auto RingRig::with_marks(Work work) {
+  if (log_ == nullptr) return work();
+  note_marks();
+  constexpr std::uint64_t kFirst = GuestMemory::kBase / memory::DirtyLog::kPage / 8;
+  const std::vector<std::byte> nothing(kLogBytes - kFirst);
+  memory::GuestSpan::over({log_->data(), log_->size()}).write(kFirst, nothing);
+  const auto before = read_ring();
+  const auto result = work();
+  const auto after = read_ring();
+  std::size_t at = 0;
+  for (const DriverBuffer& area : ring_areas()) {
+    for (std::uint32_t i = 0; i < area.length; ++i, ++at) {
+      if (before[at] != after[at]) RC_ASSERT(is_marked(memory::Iova(area.address.value() + i)));
+    }
+  }
+  return result;
+}
+
+/// A chain is marked between the last byte that is written into it and the publish.
+void RingRig::note_marks() {
+  for (const Used& used : used_) {
+    for (const DriverBuffer& buffer : owned_.at(used.token).writable) {
+      for (const std::uint64_t at : {buffer.address.value(), buffer.address.value() + buffer.length - 1}) {
+        if (is_marked(memory::Iova(at))) marked_.insert(at / memory::DirtyLog::kPage);
+      }
+    }
+  }
+}
+
+void RingRig::check_marks(const Used& used) const {
+  for (const DriverBuffer& buffer : owned_.at(used.token).writable) {
+    RC_ASSERT(marked_.contains(buffer.address.value() / memory::DirtyLog::kPage));
+    RC_ASSERT(marked_.contains((buffer.address.value() + buffer.length - 1) / memory::DirtyLog::kPage));
+  }
+}
+
 void RingRig::publish_used() {
   for (const Used& used : used_) used_published_ += used.width;
   const auto expected = calls_.move_to(used_published_);
-  const bool call = device_.publish();
+  const bool call = with_marks([&] { return device_.publish(); });
   if (expected) RC_ASSERT(call == *expected);
+  if (log_ != nullptr) {
+    note_marks();
+    for (const Used& used : used_) check_marks(used);
+    marked_.clear();
+  }
   std::ranges::move(used_, std::back_inserter(returned_));
   used_.clear();
 }
@@ -262,12 +336,15 @@ void RingRig::reap(How how) {
 }
 
 void RingRig::arm_device() {
-  RC_ASSERT(device_.arm() == !visible_.empty());
+  RC_ASSERT(with_marks([&] { return device_.arm(); }) == !visible_.empty());
   kicks_.arm(passed_);
 }
 
 void RingRig::disarm_device() {
-  device_.disarm();
+  with_marks([&] {
+    device_.disarm();
+    return 0;
+  });
   kicks_.disarm();
 }
 

@@ -1,12 +1,16 @@
 // A driver side and a device side on one ring, and between them a model that is a few plain lists.
 #pragma once
 
+#include "base/mapping.h"
+#include "base/owned_fd.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -21,6 +25,8 @@ struct RingShape {
   std::uint32_t entries;
   /// Where the ring starts, as though it had been in use: near the end of the indices, for one.
   std::uint16_t start;
+  /// The device's side marks the pages that it writes.
+  bool logs = false;
 };
 /// Any of the shapes there are: all layouts and features, sizes up to `max_entries`, starts of which many wrap soon.
 RingShape any_shape(std::uint32_t max_entries);
@@ -90,8 +96,18 @@ class RingRig {
   void check(const virtio::Chain& chain, const Sent& sent) const;
   void check_written(const Used& used);
   void note_use(const Sent& sent, std::uint32_t written);
+  std::vector<virtio::DriverBuffer> ring_areas() const;
+  std::vector<std::byte> read_ring() const;
+  bool is_marked(memory::Iova at) const;
+  void note_marks();
+  void check_marks(const Used& used) const;
+  template <class Work>
+  auto with_marks(Work work);
 
   GuestMemory memory_{4 << 20};
+  OwnedFd log_file_;
+  std::shared_ptr<const Mapping> log_;  // where one is kept
+  std::set<std::uint64_t> marked_;      // pages, since the last publish
   virtio::RingConfig config_;
   bool in_order_;
   std::optional<memory::Iova> tables_;

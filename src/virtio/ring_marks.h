@@ -1,23 +1,21 @@
 // What the device side of a ring writes into the ring itself, in the log of written pages.
 #pragma once
 
+#include "base/result.h"
 #include "memory/dirty_log.h"
+#include "memory/memory_map.h"
 #include "virtio/ring.h"
 
+#include <memory>
 #include <span>
 #include <vector>
 
-namespace causeway::port {
+namespace causeway::virtio {
 
-/// Where the device side writes. Of a packed ring used descriptors lie among the available ones.
-inline std::vector<memory::IovaRange> written_areas(const virtio::RingConfig& ring) {
-  const auto sizes = virtio::RingAreaSizes::of(ring.layout(), ring.size);
-  std::vector<memory::IovaRange> areas{{.first = ring.used, .size = sizes.used.bytes}};
-  if (ring.layout() == virtio::Layout::packed) {
-    areas.push_back({.first = ring.descriptors, .size = sizes.descriptors.bytes});
-  }
-  return areas;
-}
+/// Where the device side writes, by the addresses of a log: those of the memory that `map` leads to. Of a packed ring
+/// used descriptors lie among the available ones. Errc::peer_violation: it is not memory that the device may write.
+Result<std::vector<memory::IovaRange>> written_areas(const RingConfig& ring,
+                                                     const std::shared_ptr<const memory::MemoryMap>& map);
 
 /// After a publish, and after a change of event suppression. Cost when all is marked: one load for every eight pages.
 inline void mark_ring(const memory::DirtyLog& log, std::span<const memory::IovaRange> areas) {
@@ -26,4 +24,4 @@ inline void mark_ring(const memory::DirtyLog& log, std::span<const memory::IovaR
   log.announce();
 }
 
-}  // namespace causeway::port
+}  // namespace causeway::virtio
