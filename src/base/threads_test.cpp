@@ -146,6 +146,62 @@ TEST(Worker, TakesChangesFromSeveralThreadsAtOnce) {
   (*worker)->run([&] { EXPECT_EQ(changes, 2000); });
 }
 
+TEST(Worker, WhileItSleepsMakesChangesOnTheCallersThread) {
+  auto worker = Worker::start({.name = "w", .polling = Polling::sleep, .cpu = std::nullopt});
+  ASSERT_TRUE(worker);
+  CountingTask task;
+  (*worker)->run([&] { (*worker)->add(task); });
+  std::thread::id inside;
+  for (const bool wakes : {false, true}) {
+    // It may be awake for a moment after any change.
+    ASSERT_TRUE(wait_until([&] {
+      (*worker)->run_anywhere([&] {
+        inside = std::this_thread::get_id();
+        task.work = wakes ? 1 : 0;
+        return wakes;
+      });
+      return inside == std::this_thread::get_id();
+    }));
+    EXPECT_TRUE(wait_until([&] { return task.work == 0; })) << "nobody has looked";
+  }
+  (*worker)->run([&] { (*worker)->remove(task); });
+}
+
+TEST(Worker, MakesChangesItselfWhileItIsAwake) {
+  auto worker = Worker::start({.name = "w", .polling = Polling::poll, .cpu = std::nullopt});
+  ASSERT_TRUE(worker);
+  std::thread::id inside;
+  (*worker)->run([&] { inside = std::this_thread::get_id(); });
+  std::thread::id anywhere;
+  (*worker)->run_anywhere([&] {
+    anywhere = std::this_thread::get_id();
+    return false;
+  });
+  EXPECT_EQ(anywhere, inside);
+}
+
+/// Changes of both kinds, and a worker that falls asleep and wakes all the time.
+TEST(Worker, NoTwoChangesAreMadeAtOnce) {
+  auto worker = Worker::start({.name = "w", .polling = Polling::sleep, .cpu = std::nullopt});
+  ASSERT_TRUE(worker);
+  int changes = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&, i] {
+        for (int j = 0; j < 500; ++j) {
+          if (i % 2 == 0) {
+            (*worker)->run([&] { ++changes; });
+          } else {
+            (*worker)->run_anywhere([&] { return ++changes % 3 == 0; });
+          }
+        }
+      });
+    }
+  }
+  (*worker)->run([&] { EXPECT_EQ(changes, 2000); });
+}
+
 class SleepingWorker : public ::testing::TestWithParam<Polling> {};
 
 TEST_P(SleepingWorker, SleepsWithoutWorkAndWakesForAnEvent) {

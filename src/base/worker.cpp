@@ -20,6 +20,9 @@ namespace {
 // An epoll entry carries the descriptor's number and whether it is an eventfd to be drained.
 constexpr std::uint64_t kDrain = std::uint64_t{1} << 32;
 
+/// How long a pass of a worker may take before it is worth sleeping until it ends.
+constexpr std::chrono::microseconds kPass{20};
+
 /// Adds to a counter that only this thread writes.
 void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by) {
   counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
@@ -52,12 +55,39 @@ Worker::~Worker() {
 }
 
 void Worker::run(std::move_only_function<void()> change) {
+  std::uint64_t ticket = 0;
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail_.push_back(&change);
+    ticket = ++mail_sent_;
+    // With `is_asleep_` in one order for both threads: either we see that it sleeps, or it sees the mail.
+    has_mail_.store(true, std::memory_order_seq_cst);
+  }
+  if (is_asleep_.load(std::memory_order_seq_cst)) wake_.signal();
+  await_handled(ticket);
+}
+
+void Worker::await_handled(std::uint64_t ticket) {
+  const auto is_handled = [&] { return mail_handled_.load(std::memory_order_acquire) >= ticket; };
+  // A worker that is awake comes by within one pass, which is less than it takes to go to sleep here.
+  const auto end = std::chrono::steady_clock::now() + kPass;
+  while (!is_asleep_.load(std::memory_order_relaxed) && std::chrono::steady_clock::now() < end) {
+    if (is_handled()) return;
+    relax();
+  }
   std::unique_lock lock(mail_mutex_);
-  mail_.push_back(&change);
-  const std::uint64_t ticket = ++mail_sent_;
-  has_mail_.store(true, std::memory_order_release);
-  wake_.signal();
-  mail_done_.wait(lock, [&] { return mail_handled_ >= ticket; });
+  mail_done_.wait(lock, is_handled);
+}
+
+void Worker::run_anywhere(std::move_only_function<bool()> change) {
+  bool has_work = false;
+  {
+    const std::unique_lock awake(awake_mutex_, std::try_to_lock);
+    // One that is awake polls next in any case.
+    if (!awake.owns_lock()) return run([&] { change(); });
+    has_work = change();
+  }
+  if (has_work) wake_.signal();
 }
 
 void Worker::add(Task& task) {
@@ -113,6 +143,7 @@ void Worker::loop(const std::stop_token& stop) {
   using Clock = std::chrono::steady_clock;
   auto idle_since = Clock::now();
   bool idle = false;
+  std::unique_lock awake(awake_mutex_);
   while (!stop.stop_requested()) {
     if (has_mail_.load(std::memory_order_acquire)) run_mail();
     if (poll_all() != 0) {
@@ -130,7 +161,7 @@ void Worker::loop(const std::stop_token& stop) {
       }
       if (now - idle_since < config_.spin) continue;
     }
-    sleep_until_work();
+    sleep_until_work(awake);
     idle = false;
   }
   run_mail();
@@ -152,19 +183,23 @@ std::uint32_t Worker::poll_all() {
   return moved;
 }
 
-void Worker::sleep_until_work() {
+void Worker::sleep_until_work(std::unique_lock<std::mutex>& awake) {
   std::size_t armed = 0;
   bool work = false;
   while (armed < tasks_.size() && !work) work = tasks_[armed++]->arm();
-  if (!work) {
+  is_asleep_.store(true, std::memory_order_seq_cst);
+  if (!work && !has_mail_.load(std::memory_order_seq_cst)) {
     bump(sleeps_, 1);
     std::array<epoll_event, 64> events{};
+    awake.unlock();
     const int count = ::epoll_wait(epoll_.borrow(), events.data(), static_cast<int>(events.size()), -1);
+    awake.lock();
     for (int i = 0; i < count; ++i) {
       const auto& event = events[static_cast<std::size_t>(i)];
       if ((event.data.u64 & kDrain) != 0) drain(static_cast<int>(event.data.u64 & ~kDrain));
     }
   }
+  is_asleep_.store(false, std::memory_order_relaxed);
   for (std::size_t i = 0; i < armed; ++i) tasks_[i]->disarm();
 }
 
@@ -183,7 +218,7 @@ void Worker::run_mail() {
   for (auto* change : mail) (*change)();
   {
     const std::scoped_lock lock(mail_mutex_);
-    mail_handled_ += mail.size();
+    mail_handled_.fetch_add(mail.size(), std::memory_order_release);
   }
   // Without the lock: who wakes up would only wait for it.
   mail_done_.notify_all();

@@ -53,9 +53,9 @@ struct WorkerStats {
   std::uint64_t sleeps = 0;       ///< times it went to sleep
 };
 
-/// One thread. Invariants: (1) tasks and watched descriptors are touched by the worker's thread alone; (2) the control
-/// thread changes them only through `run`, which returns after the change has been made; (3) `poll` of no task is in
-/// progress while a change runs.
+/// One thread. Invariants: (1) tasks and watched descriptors are touched by the worker's thread alone, or by another
+/// while that one sleeps; (2) the control thread changes them only through `run` and `run_anywhere`, which return after
+/// the change has been made; (3) `poll` of no task is in progress while a change runs.
 class Worker {
  public:
   static Result<std::unique_ptr<Worker>> start(WorkerConfig config);
@@ -66,8 +66,13 @@ class Worker {
 
   /// Runs `change` on the worker's thread between two polls and waits until it is done. Thread: any but the worker's.
   void run(std::move_only_function<void()> change);
+  /// The same for a change that any thread may make: where the worker sleeps, that is the caller's, which spares two
+  /// switches of threads. `change` returns whether there may be work now that no descriptor tells of: then the worker
+  /// is woken, and not waited for. Thread: any but the worker's.
+  void run_anywhere(std::move_only_function<bool()> change);
 
-  /// Thread: worker (inside `run`). The task stays the caller's and must be removed before it is destroyed.
+  /// Thread: worker (inside `run` or `run_anywhere`). The task stays the caller's and must be removed before it is
+  /// destroyed.
   void add(Task& task);
   void remove(Task& task);
   /// Wakes the worker when `fd` becomes readable; an eventfd is drained by the worker, and what it held is added to
@@ -89,7 +94,8 @@ class Worker {
   Worker(WorkerConfig config, EventFd wake, OwnedFd epoll);
   void loop(const std::stop_token& stop);
   std::uint32_t poll_all();
-  void sleep_until_work();
+  void sleep_until_work(std::unique_lock<std::mutex>& awake);
+  void await_handled(std::uint64_t ticket);
   void run_mail();
   void drain(int fd);
   Result<void> watch(const OwnedFd& fd, bool drain);
@@ -106,8 +112,10 @@ class Worker {
   std::condition_variable mail_done_;
   std::vector<std::move_only_function<void()>*> mail_;
   std::uint64_t mail_sent_ = 0;
-  std::uint64_t mail_handled_ = 0;
+  std::atomic<std::uint64_t> mail_handled_{0};
   std::atomic<bool> has_mail_{false};
+  std::atomic<bool> is_asleep_{false};  // or about to be: mail must wake it
+  std::mutex awake_mutex_;              // the worker's, but while it sleeps
 
   alignas(64) std::atomic<std::uint64_t> items_{0};
   std::atomic<std::uint64_t> busy_cycles_{0};
