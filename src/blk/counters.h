@@ -16,10 +16,11 @@ struct alignas(64) QueueCounters {
   Counter discards;  ///< write-zeroes too
   Counter read_bytes;
   Counter written_bytes;
-  Counter errors;     ///< requests answered with IOERR or UNSUPP
-  Counter again;      ///< requests that were in flight when the queue started
-  Counter throttled;  ///< times that the rate limit held a request back
-  Counter calls;      ///< notifications sent to the driver
+  Counter errors;      ///< requests answered with IOERR or UNSUPP
+  Counter again;       ///< requests that were in flight when the queue started
+  Counter throttled;   ///< times that the rate limit held a request back
+  Counter calls;       ///< notifications sent to the driver
+  Counter translated;  ///< buffers, behind an IOMMU
 
   std::vector<vdpa::Counter> report() const {
     return {{"reads", reads.value()},           {"writes", writes.value()},

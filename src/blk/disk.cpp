@@ -105,6 +105,7 @@ Result<void> Disk::set_status(vdpa::Status status) {
     if (queues_[i]) CW_CHECK(stop_queue(QueueIndex{i}, vdpa::StopMode::drain));
   }
   features_ = {};
+  translations_.reset();
   writeback_ = config_.writeback;
   return {};
 }
@@ -189,7 +190,7 @@ Result<void> Disk::replace_map(std::vector<memory::Region> regions, bool is_smal
   const auto old = map_;
   CW_TRY(map_, memory::MemoryMap::make(std::move(regions)));
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    if (!queues_[i]) continue;
+    if (!queues_[i] || queues_[i]->is_translated()) continue;
     const QueueIndex queue{i};
     Result<void> replaced;
     worker(queue).run([&] { replaced = queues_[i]->replace_map(map_, is_smaller); });
@@ -198,6 +199,30 @@ Result<void> Disk::replace_map(std::vector<memory::Region> regions, bool is_smal
     on_fault(queue, std::move(replaced).error());
   }
   return {};
+}
+
+Result<void> Disk::set_translations(const std::shared_ptr<const memory::MemoryMap>& map,
+                                    const memory::IovaRange* gone) {
+  translations_ = map;
+  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+    if (!queues_[i] || !queues_[i]->is_translated()) continue;
+    CW_CHECK(renew_translations(*queues_[i], worker(QueueIndex{i}), gone));
+  }
+  return {};
+}
+
+Result<void> Disk::renew_translations(DiskQueue& queue, Worker& host, const memory::IovaRange* gone) const {
+  Result<void> replaced;
+  bool is_in_use = false;
+  host.run_anywhere([&] {
+    const bool was_waiting = queue.is_waiting();
+    is_in_use = gone != nullptr && queue.holds(*gone);
+    if (!is_in_use) replaced = queue.replace_map(translations_, false);
+    return was_waiting;
+  });
+  // To finish requests is for the worker's own thread: an io_uring belongs to it.
+  if (is_in_use) host.run([&] { replaced = queue.replace_map(translations_, true); });
+  return replaced;
 }
 
 Worker& Disk::worker(QueueIndex queue) const {
@@ -215,6 +240,9 @@ Result<void> Disk::set_queue(QueueIndex queue, vdpa::QueueSetup setup) {
   }
   auto& slot = queues_[number(queue)];
   if (slot) return fail(Errc::busy, fmt::format("disk {}: queue {} runs", config_.name, number(queue)));
+  if (setup.is_translated && translations_ == nullptr) {
+    return fail(Errc::not_supported, fmt::format("disk {} has been told of no translations", config_.name));
+  }
   CW_TRY(slot, start_on_worker(queue, setup));
   return {};
 }
@@ -224,8 +252,8 @@ Result<std::unique_ptr<DiskQueue>> Disk::start_on_worker(QueueIndex queue, const
   Worker& host = worker(queue);
   // There altogether: an io_uring belongs to the thread that makes it.
   host.run([&] {
-    started =
-        DiskQueue::start(setup, map_, *volume_, serial_, choices(), counters_[number(queue)], fault_handler(queue));
+    started = DiskQueue::start(setup, setup.is_translated ? translations_ : map_, *volume_, serial_, choices(),
+                               counters_[number(queue)], event_handlers(queue));
     if (!started) return;
     if (auto watched = (*started)->watch(host); !watched) {
       (*started)->unwatch(host);
@@ -237,13 +265,21 @@ Result<std::unique_ptr<DiskQueue>> Disk::start_on_worker(QueueIndex queue, const
   return started;
 }
 
-DiskQueue::OnFault Disk::fault_handler(QueueIndex queue) {
-  return [this, alive = alive_, queue](virtio::RingFault fault) {
-    // On the worker's thread: the Port hears of it on the control thread, if it still exists then.
-    loop_.post([this, alive, queue, fault] {
-      if (*alive) on_fault(queue, Error{.code = Errc::peer_violation, .what = std::string(virtio::text(fault))});
-    });
-  };
+/// They come on the worker's thread: the Port hears of them on the control thread, if it still exists then.
+DiskQueue::Events Disk::event_handlers(QueueIndex queue) {
+  return {.on_fault =
+              [this, alive = alive_, queue](virtio::RingFault fault) {
+                loop_.post([this, alive, queue, fault] {
+                  if (*alive)
+                    on_fault(queue, Error{.code = Errc::peer_violation, .what = std::string(virtio::text(fault))});
+                });
+              },
+          .on_miss =
+              [this, alive = alive_, queue](std::vector<memory::Miss> misses) {
+                loop_.post([this, alive, queue, misses = std::move(misses)] {
+                  if (*alive && observer_ != nullptr) observer_->translations_missed(queue, misses);
+                });
+              }};
 }
 
 void Disk::on_fault(QueueIndex queue, Error reason) {

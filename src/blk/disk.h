@@ -56,6 +56,12 @@ class Disk final : public vdpa::Device {
   std::uint32_t config_generation() const override { return generation_; }
   Result<void> map(std::span<const memory::Region> regions) override;
   Result<void> unmap(std::span<const memory::Region> regions) override;
+  bool translates(vdpa::QueueIndex /*queue*/) const override { return true; }
+  Result<void> set_translations(const std::shared_ptr<const memory::MemoryMap>& map,
+                                const memory::IovaRange* gone) override;
+  std::uint64_t translated(vdpa::QueueIndex queue) const override {
+    return counters_[number(queue)].translated.value();
+  }
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override;
   Result<void> enable_queue(vdpa::QueueIndex queue, bool enabled) override;
   Result<void> set_call(vdpa::QueueIndex queue, std::optional<CallFd> call) override;
@@ -72,7 +78,8 @@ class Disk final : public vdpa::Device {
   Result<DiskQueue*> find_running(vdpa::QueueIndex queue) const;
   Result<std::unique_ptr<DiskQueue>> start_on_worker(vdpa::QueueIndex queue, const vdpa::QueueSetup& setup);
   Result<void> replace_map(std::vector<memory::Region> regions, bool is_smaller);
-  DiskQueue::OnFault fault_handler(vdpa::QueueIndex queue);
+  Result<void> renew_translations(DiskQueue& queue, Worker& host, const memory::IovaRange* gone) const;
+  DiskQueue::Events event_handlers(vdpa::QueueIndex queue);
   void on_fault(vdpa::QueueIndex queue, Error reason);
   DriverChoices choices() const;
   bool is_writeback() const;
@@ -90,7 +97,8 @@ class Disk final : public vdpa::Device {
   std::uint32_t generation_ = 0;
   bool writeback_;
   std::shared_ptr<const memory::MemoryMap> map_;
-  std::vector<std::unique_ptr<DiskQueue>> queues_;  // those that run
+  std::shared_ptr<const memory::MemoryMap> translations_;  // behind an IOMMU, where there is one
+  std::vector<std::unique_ptr<DiskQueue>> queues_;         // those that run
   std::vector<QueueCounters> counters_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for news from workers that come too late
 };

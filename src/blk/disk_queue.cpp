@@ -37,11 +37,11 @@ bool intersect(const Operation& a, const Operation& b) {
 Result<std::unique_ptr<DiskQueue>> DiskQueue::start(const vdpa::QueueSetup& setup,
                                                     std::shared_ptr<const memory::MemoryMap> map, Volume& volume,
                                                     const SerialNumber& serial, DriverChoices choices,
-                                                    QueueCounters& counters, OnFault on_fault) {
+                                                    QueueCounters& counters, Events events) {
   CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map), virtio::Remember::in_flight));
   CW_TRY(auto channel, volume.store().open_channel(setup.ring.size.entries()));
-  std::unique_ptr<DiskQueue> queue(new DiskQueue(std::move(ring), setup, std::move(channel), volume, serial, choices,
-                                                 counters, std::move(on_fault)));
+  std::unique_ptr<DiskQueue> queue(
+      new DiskQueue(std::move(ring), setup, std::move(channel), volume, serial, choices, counters, std::move(events)));
   if (volume.limiter().is_limited()) {
     CW_TRY(queue->timer_, make_timer());
   }
@@ -51,7 +51,7 @@ Result<std::unique_ptr<DiskQueue>> DiskQueue::start(const vdpa::QueueSetup& setu
 
 DiskQueue::DiskQueue(virtio::DeviceQueue ring, const vdpa::QueueSetup& setup, std::unique_ptr<Channel> channel,
                      Volume& volume, const SerialNumber& serial, DriverChoices choices, QueueCounters& counters,
-                     OnFault on_fault)
+                     Events events)
     : ring_(std::move(ring)),
       kick_(setup.kick),
       call_(setup.call),
@@ -60,7 +60,8 @@ DiskQueue::DiskQueue(virtio::DeviceQueue ring, const vdpa::QueueSetup& setup, st
       serial_(serial),
       choices_(choices),
       counters_(counters),
-      on_fault_(std::move(on_fault)),
+      events_(std::move(events)),
+      is_translated_(setup.is_translated),
       enabled_(setup.enabled),
       requests_(setup.ring.size.entries()) {
   for (Request& request : requests_) free_.push_back(&request);
@@ -111,6 +112,8 @@ std::uint32_t DiskQueue::take_new() {
   batch_.clear();
   const auto room = std::min<std::size_t>(free_.size(), virtio::ChainBatch::kMaxChains);
   const std::uint16_t count = ring_.take(batch_, static_cast<std::uint16_t>(room));
+  if (auto misses = ring_.take_misses(); !misses.empty()) events_.on_miss(std::move(misses));
+  if (is_translated_) counters_.translated.add(batch_.segment_count());
   const RequestRules now = rules();
   for (std::uint16_t i = 0; i < count && ring_.fault() == virtio::RingFault::none; ++i) {
     accept(batch_[i], now);
@@ -239,7 +242,7 @@ void DiskQueue::fail(virtio::RingFault fault) {
   // What waits will never be answered; what runs ends unheard.
   for (Request* request : waiting_) free_.push_back(request);
   waiting_.clear();
-  on_fault_(fault);
+  events_.on_fault(fault);
 }
 
 bool DiskQueue::arm() {

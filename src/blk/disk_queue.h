@@ -35,12 +35,18 @@ struct DriverChoices {
 class DiskQueue final : public Task {
  public:
   using OnFault = std::function<void(virtio::RingFault)>;
+  /// Called on the worker's thread: the queue takes nothing more until its map is replaced.
+  using OnMiss = std::function<void(std::vector<memory::Miss>)>;
+  struct Events {
+    OnFault on_fault;
+    OnMiss on_miss;
+  };
 
-  /// `counters` and `volume` must outlive it.
+  /// `map` may be a translated one. `counters` and `volume` must outlive it.
   static Result<std::unique_ptr<DiskQueue>> start(const vdpa::QueueSetup& setup,
                                                   std::shared_ptr<const memory::MemoryMap> map, Volume& volume,
                                                   const SerialNumber& serial, DriverChoices choices,
-                                                  QueueCounters& counters, OnFault on_fault);
+                                                  QueueCounters& counters, Events events);
 
   std::uint32_t poll() override;
   bool arm() override;
@@ -51,6 +57,11 @@ class DiskQueue final : public Task {
   void set_writeback(bool writeback) { choices_.writeback = writeback; }
   /// Goes on with another map. `is_smaller`: some of the memory goes away; requests under way are finished first.
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map, bool is_smaller);
+  /// Whether a request that is not answered has a byte at these addresses of the driver's. Behind an IOMMU only.
+  bool holds(const memory::IovaRange& range) const { return ring_.holds(range); }
+  bool is_translated() const { return is_translated_; }
+  /// It takes nothing until its map is replaced.
+  bool is_waiting() const { return ring_.is_waiting(); }
   /// Ends all that the mode says, and says where the next user must resume.
   virtio::QueueState stop(vdpa::StopMode mode);
 
@@ -60,7 +71,7 @@ class DiskQueue final : public Task {
 
  private:
   DiskQueue(virtio::DeviceQueue ring, const vdpa::QueueSetup& setup, std::unique_ptr<Channel> channel, Volume& volume,
-            const SerialNumber& serial, DriverChoices choices, QueueCounters& counters, OnFault on_fault);
+            const SerialNumber& serial, DriverChoices choices, QueueCounters& counters, Events events);
   RequestRules rules() const;
   std::uint32_t take_new();
   void accept(const virtio::Chain& chain, const RequestRules& rules);
@@ -85,7 +96,8 @@ class DiskQueue final : public Task {
   SerialNumber serial_;
   DriverChoices choices_;
   QueueCounters& counters_;
-  OnFault on_fault_;
+  Events events_;
+  bool is_translated_;
   bool enabled_;
 
   virtio::ChainBatch batch_;

@@ -14,6 +14,7 @@ struct alignas(64) QueueCounters {
   Counter bytes;                 ///< moved, Ethernet header included
   Counter kicks;                 ///< notifications by the driver that were received
   Counter calls;                 ///< notifications sent to the driver
+  Counter translated;            ///< buffers, behind an IOMMU
   Counter resolved_in_software;  ///< frames whose offloads the receiver could not take; on the receive queue
 
   // On the receive queue, of frames that were to go there.

@@ -70,6 +70,7 @@ Result<void> Nic::set_status(vdpa::Status status) {
     CW_CHECK(enable_queue(QueueIndex{i}, false));
   }
   start_over({});
+  translations_.reset();
   return {};
 }
 
@@ -120,7 +121,7 @@ Result<void> Nic::replace_map(std::vector<memory::Region> regions) {
   link_->worker().run([&] {
     for (std::uint16_t i = 0; i < queues_.size(); ++i) {
       Running& queue = queues_[i];
-      if (!queue.is_set()) continue;
+      if (!queue.is_set() || queue.is_translated) continue;
       auto replaced = queue.transmit ? queue.transmit->replace_map(map_) : queue.receive->replace_map(map_);
       if (replaced) continue;
       const std::uint16_t pair = pair_of(QueueIndex{i});
@@ -130,6 +131,33 @@ Result<void> Nic::replace_map(std::vector<memory::Region> regions) {
   });
   for (auto& [queue, reason] : failed) on_fault(queue, std::move(reason));
   return {};
+}
+
+Result<void> Nic::set_translations(const std::shared_ptr<const memory::MemoryMap>& map,
+                                   const memory::IovaRange* /*gone*/) {
+  translations_ = map;
+  if (std::ranges::none_of(queues_, [](const Running& queue) { return queue.is_translated; })) return {};
+  Result<void> replaced;
+  link_->worker().run_anywhere([&] {
+    bool has_work = false;
+    for (const Running& queue : queues_) {
+      if (!queue.is_translated || !replaced) continue;
+      has_work = has_work || queue.transmit->is_waiting();
+      replaced = queue.transmit->replace_map(translations_);
+    }
+    return has_work;
+  });
+  return replaced;
+}
+
+TransmitQueue::OnMiss Nic::miss_handler(QueueIndex queue) {
+  return [this, alive = alive_, queue](std::vector<memory::Miss> misses) {
+    loop_.post([this, alive, queue, misses = std::move(misses)] {
+      if (*alive && observer_ != nullptr && queues_[number(queue)].is_translated) {
+        observer_->translations_missed(queue, misses);
+      }
+    });
+  };
 }
 
 Result<Nic::Running*> Nic::running(QueueIndex queue) {
@@ -144,8 +172,13 @@ Result<void> Nic::set_queue(QueueIndex queue, vdpa::QueueSetup setup) {
   if (slot->is_set()) return fail(Errc::busy, fmt::format("NIC {}: queue {} runs", config_.name, number(queue)));
   Running started;
   QueueCounters& counters = counters_[number(queue)];
+  if (setup.is_translated && (!translates(queue) || translations_ == nullptr)) {
+    return fail(Errc::not_supported, fmt::format("NIC {}: queue {} does not translate", config_.name, number(queue)));
+  }
+  started.is_translated = setup.is_translated;
   if (transmits(queue)) {
-    CW_TRY(started.transmit, TransmitQueue::start(setup, map_, counters));
+    CW_TRY(started.transmit,
+           TransmitQueue::start(setup, setup.is_translated ? translations_ : map_, counters, miss_handler(queue)));
   } else {
     CW_TRY(started.receive, ReceiveQueue::start(setup, map_, counters));
   }

@@ -35,6 +35,14 @@ class Nic final : public vdpa::Device {
   std::uint32_t config_generation() const override { return generation_; }
   Result<void> map(std::span<const memory::Region> regions) override;
   Result<void> unmap(std::span<const memory::Region> regions) override;
+  /// Those that transmit. One that receives must know where its buffers are before a frame comes: it leaves that to a
+  /// relay, which takes them ahead.
+  bool translates(vdpa::QueueIndex queue) const override { return number(queue) % 2 == 1; }
+  Result<void> set_translations(const std::shared_ptr<const memory::MemoryMap>& map,
+                                const memory::IovaRange* gone) override;
+  std::uint64_t translated(vdpa::QueueIndex queue) const override {
+    return counters_[number(queue)].translated.value();
+  }
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override;
   Result<void> enable_queue(vdpa::QueueIndex queue, bool enabled) override;
   Result<void> set_call(vdpa::QueueIndex queue, std::optional<CallFd> call) override;
@@ -56,6 +64,7 @@ class Nic final : public vdpa::Device {
     std::unique_ptr<TransmitQueue> transmit;
     std::unique_ptr<ReceiveQueue> receive;
     std::optional<KickFd> kick;
+    bool is_translated = false;
     bool is_set() const { return transmit != nullptr || receive != nullptr; }
   };
 
@@ -65,6 +74,7 @@ class Nic final : public vdpa::Device {
   Result<void> attach(std::uint16_t pair, bool transmits, bool enabled, Running& running);
   void on_fault(vdpa::QueueIndex queue, Error reason);
   Link::OnFault fault_handler();
+  TransmitQueue::OnMiss miss_handler(vdpa::QueueIndex queue);
   void start_over(virtio::FeatureSet features);
   void change_config();
   bool wants_to_announce() const;
@@ -78,6 +88,7 @@ class Nic final : public vdpa::Device {
   vdpa::Status status_ = vdpa::Status::reset;
   std::uint32_t generation_ = 0;
   std::shared_ptr<const memory::MemoryMap> map_;
+  std::shared_ptr<const memory::MemoryMap> translations_;  // behind an IOMMU, where there is one
   DriverSettings settings_;
   bool is_up_ = true;
   bool asks_to_announce_ = false;

@@ -31,9 +31,10 @@ void gather(std::span<const GuestSpan> segments, std::size_t skip, std::span<std
 template <virtio::DeviceRing Ring>
 class TransmitQueueOn final : public TransmitQueue {
  public:
-  TransmitQueueOn(Ring ring, const vdpa::QueueSetup& setup, QueueCounters& counters)
+  TransmitQueueOn(Ring ring, const vdpa::QueueSetup& setup, QueueCounters& counters, OnMiss on_miss)
       : TransmitQueue(setup, counters),
         ring_(std::move(ring)),
+        on_miss_(std::move(on_miss)),
         features_(setup.ring.features),
         header_size_(net_header_size(features_)) {
     ring_.disarm();
@@ -44,6 +45,10 @@ class TransmitQueueOn final : public TransmitQueue {
   void complete(std::size_t count) override;
   bool arm() override { return ring_.arm(); }
   void disarm() override { ring_.disarm(); }
+  bool is_waiting() const override {
+    if constexpr (virtio::TranslatesRing<Ring>) return ring_.is_waiting();
+    return false;
+  }
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override {
     return ring_.replace_map(std::move(map));
   }
@@ -54,6 +59,7 @@ class TransmitQueueOn final : public TransmitQueue {
   void describe(const virtio::Chain& chain, Frame& frame) const;
 
   Ring ring_;
+  OnMiss on_miss_;
   virtio::FeatureSet features_;
   std::uint32_t header_size_;
   // A short batch means that the driver is the slower side: each look at the ring then takes the cache line away that
@@ -69,6 +75,10 @@ template <virtio::DeviceRing Ring>
 std::span<Frame> TransmitQueueOn<Ring>::take() {
   batch_.clear();
   const std::uint16_t count = ring_.take(batch_, kBatch);
+  if constexpr (virtio::TranslatesRing<Ring>) {
+    counters().translated.add(batch_.segment_count());
+    if (auto misses = ring_.take_misses(); !misses.empty()) on_miss_(std::move(misses));
+  }
   // The payloads are on their way into the cache while the first headers are looked at.
   for (const virtio::Chain& chain : batch_.chains()) {
     if (chain.readable != 0) batch_.readable(chain).front().prefetch(0);
@@ -125,13 +135,6 @@ void TransmitQueueOn<Ring>::complete(std::size_t count) {
   if (ring_.publish()) call_driver();
 }
 
-template <virtio::DeviceRing Ring>
-Result<std::unique_ptr<TransmitQueue>> start_on(const vdpa::QueueSetup& setup,
-                                                std::shared_ptr<const memory::MemoryMap> map, QueueCounters& counters) {
-  CW_TRY(auto ring, Ring::start(setup.ring, std::move(map)));
-  return std::make_unique<TransmitQueueOn<Ring>>(std::move(ring), setup, counters);
-}
-
 }  // namespace
 
 std::uint32_t net_header_size(virtio::FeatureSet features) {
@@ -142,9 +145,13 @@ std::uint32_t net_header_size(virtio::FeatureSet features) {
 
 Result<std::unique_ptr<TransmitQueue>> TransmitQueue::start(const vdpa::QueueSetup& setup,
                                                             std::shared_ptr<const memory::MemoryMap> map,
-                                                            QueueCounters& counters) {
-  return virtio::with_device_ring<virtio::Extent::exact>(
-      setup.ring, [&]<class Ring>() { return start_on<Ring>(setup, std::move(map), counters); });
+                                                            QueueCounters& counters, OnMiss on_miss) {
+  // It has nothing in its hands between two passes, so that no translation can go while it is used.
+  return virtio::with_translated_device_ring<virtio::Extent::exact, false>(
+      setup.ring, *map, [&]<class Ring>() -> Result<std::unique_ptr<TransmitQueue>> {
+        CW_TRY(auto ring, Ring::start(setup.ring, std::move(map)));
+        return std::make_unique<TransmitQueueOn<Ring>>(std::move(ring), setup, counters, std::move(on_miss));
+      });
 }
 
 }  // namespace causeway::net

@@ -7,9 +7,11 @@
 #include "vdpa/device.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 namespace causeway::net {
 
@@ -19,9 +21,13 @@ class TransmitQueue {
  public:
   static constexpr std::uint16_t kBatch = 32;
 
+  /// Called on the worker's thread: the queue waits for these addresses until its map is replaced.
+  using OnMiss = std::function<void(std::vector<memory::Miss>)>;
+
+  /// `map` may be a translated one.
   static Result<std::unique_ptr<TransmitQueue>> start(const vdpa::QueueSetup& setup,
                                                       std::shared_ptr<const memory::MemoryMap> map,
-                                                      QueueCounters& counters);
+                                                      QueueCounters& counters, OnMiss on_miss = {});
   virtual ~TransmitQueue() = default;
   TransmitQueue(const TransmitQueue&) = delete;
   TransmitQueue& operator=(const TransmitQueue&) = delete;
@@ -36,6 +42,8 @@ class TransmitQueue {
 
   virtual bool arm() = 0;
   virtual void disarm() = 0;
+  /// It takes nothing until its map is replaced.
+  virtual bool is_waiting() const { return false; }
   virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;
   virtual virtio::RingFault fault() const = 0;
   virtual virtio::QueueState state() const = 0;

@@ -23,6 +23,9 @@ class Port::Observer final : public vdpa::DeviceObserver {
   Observer(Port& port, std::size_t slot) : port_(port), slot_(slot) {}
   void config_changed() override { port_.on_config_changed(); }
   void queue_failed(QueueIndex queue, Error reason) override { port_.on_queue_failed(slot_, queue, reason); }
+  void translations_missed(QueueIndex queue, const std::vector<memory::Miss>& misses) override {
+    port_.on_translations_missed(slot_, queue, misses);
+  }
   void device_gone(Error reason) override { port_.on_device_gone(slot_, reason); }
   void device_back() override { port_.on_device_back(slot_); }
   void notify_area_changed(QueueIndex queue) override { port_.on_notify_area_changed(slot_, queue); }
@@ -289,9 +292,7 @@ PortReport Port::report() const {
     report.translation = translation_counts_;
     report.translation->entries = iotlb_.size();
     report.translation->unanswered = asked_.size();
-    for (const Queue& queue : queues_) {
-      if (queue.relay) report.translation->hits += queue.relay->queue().translated();
-    }
+    report.translation->hits += translated_buffers();
   }
   for (const Slot& slot : slots_) {
     const std::string& device = slot.device->info().name;

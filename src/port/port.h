@@ -337,6 +337,11 @@ class Port {
   std::unique_ptr<Relay> take_relay(Queue& state);
   void forget_asked(const memory::IovaRange& range);
   Result<void> renew_translations(const memory::IovaRange* gone);
+  std::vector<std::uint16_t> replace_relay_translations(const RelayMaps& next, const memory::IovaRange* gone);
+  bool is_translated_by_device(const Queue& state) const;
+  void tell_translations(const memory::IovaRange* gone);
+  void on_translations_missed(std::size_t slot, QueueIndex device_queue, std::span<const memory::Miss> misses);
+  std::uint64_t translated_buffers() const;
   void start_waiting();
   void forget_translations();
   Result<virtio::RingConfig> place_of(QueueIndex queue, const Queue& state) const;

@@ -43,7 +43,7 @@ Path Port::path_of(const Queue& state) const {
 
 bool Port::needs_relay(const Binding& to) const {
   const Slot& slot = slots_[to.slot];
-  return to.path == Path::relay || slot.without_ring || is_translated() ||
+  return to.path == Path::relay || slot.without_ring || (is_translated() && !slot.device->translates(to.queue)) ||
          (log_ && !slot.device->info().can.logs_dirty);
 }
 
@@ -54,6 +54,8 @@ Result<void> Port::start_on(QueueIndex queue, Queue& state, const Binding& to, c
   if (!relays) {
     vdpa::QueueSetup own = setup;
     if (!slot.device->info().can.record_in_flight) own.ring.record = nullptr;
+    own.is_translated = is_translated();
+    if (own.is_translated) CW_CHECK(slot.device->set_translations(translated_, nullptr));
     const auto started = slot.device->set_queue(to.queue, std::move(own));
     // One that says nothing of its rings can begin a new one, but not go on with one in use.
     relays = !started && started.error().code == Errc::not_supported && !to.path &&

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace causeway::port {
@@ -50,32 +51,81 @@ void Port::forget_asked(const memory::IovaRange& range) {
 }
 
 /// Gives the queues what is known now. Those that use something of what is `gone` are stopped while they still have it,
-/// so that all they have done can be told to the driver.
+/// so that all they have done can be told to the driver; a Device that translates sees to that itself, but for its
+/// rings.
 Result<void> Port::renew_translations(const memory::IovaRange* gone) {
-  const RelayMaps next{.driver = iotlb_.map(memory_), .device = memory_};
-  std::vector<std::uint16_t> users;
-  std::vector<std::pair<QueueIndex, Error>> failed;
-  if (config_.relay_worker != nullptr) {
-    config_.relay_worker->run([&] {
-      for (Queue& state : queues_) {
-        if (!state.relay) continue;
-        const QueueIndex queue = index_of(state);
-        RelayQueue& relayed = state.relay->queue();
-        if (gone != nullptr && relayed.uses(*gone)) {
-          users.push_back(number(queue));
-        } else if (auto kept = relayed.replace_maps(next); !kept) {
-          failed.emplace_back(queue, std::move(kept).error());
-        }
-      }
-    });
+  const auto next = iotlb_.map(memory_);
+  auto users = replace_relay_translations({.driver = next, .device = memory_}, gone);
+  for (std::uint16_t i = 0; gone != nullptr && i < queues_.size(); ++i) {
+    if (!is_translated_by_device(queues_[i])) continue;
+    CW_TRY(const auto ring, place_of(QueueIndex{i}, queues_[i]));
+    if (virtio::RingAreas::overlap(ring, *gone)) users.push_back(i);
   }
+  std::erase_if(users, [&](std::uint16_t queue) { return queues_[queue].failed || !pause(QueueIndex{queue}); });
+  translated_ = next;
+  tell_translations(gone);
+  resume(users);
+  return {};
+}
+
+/// Returns the queues that must be stopped first.
+std::vector<std::uint16_t> Port::replace_relay_translations(const RelayMaps& next, const memory::IovaRange* gone) {
+  std::vector<std::uint16_t> users;
+  if (std::ranges::none_of(queues_, [](const Queue& state) { return state.relay != nullptr; })) return users;
+  std::vector<std::pair<QueueIndex, Error>> failed;
+  config_.relay_worker->run_anywhere([&] {
+    bool has_work = false;
+    for (Queue& state : queues_) {
+      if (!state.relay) continue;
+      const QueueIndex queue = index_of(state);
+      RelayQueue& relayed = state.relay->queue();
+      has_work = has_work || relayed.current_wait() != 0;
+      if (gone != nullptr && relayed.uses(*gone)) {
+        users.push_back(number(queue));
+      } else if (auto kept = relayed.replace_maps(next); !kept) {
+        failed.emplace_back(queue, std::move(kept).error());
+      }
+    }
+    return has_work;
+  });
   for (const auto& [queue, reason] : failed) {
     if (!queues_[number(queue)].failed) fail_queue(queue, reason);
   }
-  std::erase_if(users, [&](std::uint16_t queue) { return queues_[queue].failed || !pause(QueueIndex{queue}); });
-  translated_ = next.driver;
-  resume(users);
-  return {};
+  return users;
+}
+
+bool Port::is_translated_by_device(const Queue& state) const {
+  return is_translated() && state.runs() && !state.relay && !is_control(index_of(state));
+}
+
+void Port::tell_translations(const memory::IovaRange* gone) {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const auto is_its = [&](const Queue& state) { return state.bound.slot == i && is_translated_by_device(state); };
+    if (std::ranges::none_of(queues_, is_its)) continue;
+    const auto told = slots_[i].device->set_translations(translated_, gone);
+    if (told) continue;
+    for (const Queue& state : queues_) {
+      if (is_its(state)) fail_queue(index_of(state), told.error());
+    }
+  }
+}
+
+void Port::on_translations_missed(std::size_t slot, QueueIndex device_queue, std::span<const memory::Miss> misses) {
+  // The news may be older than a rebind: then whoever has the queue now asks by itself.
+  const Queue* const state = find_bound(slot, device_queue);
+  if (state != nullptr && is_translated_by_device(*state)) ask(misses);
+}
+
+/// Buffers whose addresses were known, of all queues there have been.
+std::uint64_t Port::translated_buffers() const {
+  std::uint64_t sum = 0;
+  for (const Queue& queue : queues_) {
+    if (queue.relay) sum += queue.relay->queue().translated();
+  }
+  for (const Slot& slot : slots_) {
+    for (std::uint16_t i = 0; i < slot.device->info().queues; ++i) sum += slot.device->translated(QueueIndex{i});
+  }
+  return sum;
 }
 
 /// Whether the queue must wait for its ring; what it lacks is asked for.

@@ -54,7 +54,6 @@ struct DeviceInfo {
   memory::Iova iova_last{~0ULL};  ///< highest usable IOVA
   struct Capabilities {
     bool logs_dirty = false;        ///< keeps RingConfig::log
-    bool translates = false;        ///< has an IOTLB
     bool reports_state = true;      ///< stop_queue returns the ring's position
     bool record_in_flight = false;  ///< keeps RingConfig::record
   } can;
@@ -66,6 +65,9 @@ struct QueueSetup {
   std::optional<KickFd> kick;  ///< absent: the Device polls
   std::optional<CallFd> call;  ///< absent: the driver polls
   bool enabled = false;        ///< as which it starts; enable_queue changes it
+  /// Addresses of the ring and in it are those before an IOMMU, which the Device has been told of by set_translations.
+  /// Only for a queue that translates.
+  bool is_translated = false;
 };
 
 /// A doorbell that can be mapped into the guest: a store to it kicks the queue. Both numbers are whole pages, in bytes.
@@ -108,6 +110,8 @@ class DeviceObserver {
   virtual void config_changed() = 0;
   /// The queue has stopped by itself because its ring is broken.
   virtual void queue_failed(QueueIndex queue, Error reason) = 0;
+  /// A queue that translates waits for these addresses: it goes on once they are among its translations.
+  virtual void translations_missed(QueueIndex /*queue*/, const std::vector<memory::Miss>& /*misses*/) {}
   /// The Device works no more, and touches no memory any more. It has forgotten everything, memory maps included, and
   /// is not spoken to until it is back.
   virtual void device_gone(Error reason) = 0;
@@ -136,7 +140,7 @@ class Device {
   /// otherwise.
   virtual Result<void> set_features(FeatureSet features) = 0;
   virtual Status status() const = 0;
-  /// Writing Status::reset stops all queues and forgets everything but the memory maps.
+  /// Writing Status::reset stops all queues and forgets everything but the memory maps; translations too.
   virtual Result<void> set_status(Status status) = 0;
 
   /// Reads or writes configuration space; the range must lie inside config_size.
@@ -149,6 +153,18 @@ class Device {
   virtual Result<void> map(std::span<const memory::Region> regions) = 0;
   /// Ends the use of regions. After return the Device touches them no more; a queue whose ring lay there has failed.
   virtual Result<void> unmap(std::span<const memory::Region> regions) = 0;
+
+  /// Whether a queue can work its ring behind an IOMMU by itself.
+  virtual bool translates(QueueIndex /*queue*/) const { return false; }
+  /// What is known of the IOMMU, for queues that are started as translated: `map` is a translated one, of memory that
+  /// is mapped (memory/iotlb.h). `gone`: what of an earlier one may lead elsewhere now, nothing of the ring of a queue
+  /// that runs; nullptr: nothing. After return the Device touches nothing through that any more.
+  virtual Result<void> set_translations(const std::shared_ptr<const memory::MemoryMap>& /*map*/,
+                                        const memory::IovaRange* /*gone*/) {
+    return fail(Errc::not_supported, info().name + " does not translate");
+  }
+  /// Buffers of a queue that were found among its translations; never goes back.
+  virtual std::uint64_t translated(QueueIndex /*queue*/) const { return 0; }
 
   /// Starts a queue, and looks at its ring once without a kick. Errc::peer_violation: bad addresses or position.
   virtual Result<void> set_queue(QueueIndex queue, QueueSetup setup) = 0;

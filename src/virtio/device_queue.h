@@ -4,13 +4,16 @@
 #include "virtio/logged_ring.h"
 #include "virtio/packed_device_queue.h"
 #include "virtio/split_device_queue.h"
+#include "virtio/translated_ring.h"
 
 #include <concepts>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace causeway::virtio {
 
@@ -58,6 +61,21 @@ auto with_device_ring(const RingConfig& config, Work&& work) {
                     : work.template operator()<SplitDeviceQueue>();
 }
 
+/// It may have to wait for addresses.
+template <class Ring>
+concept TranslatesRing = requires(const std::remove_cvref_t<Ring> ring) {
+  { ring.is_waiting() } -> std::same_as<bool>;
+};
+
+/// The same for a ring that may lie before an IOMMU, as `map` says; see TranslatedRing for `kHolds`.
+template <Extent kExtent, bool kHolds, class Work>
+auto with_translated_device_ring(const RingConfig& config, const memory::MemoryMap& map, Work&& work) {
+  if (!map.is_translated()) return with_device_ring<kExtent>(config, std::forward<Work>(work));
+  return config.layout() == Layout::packed
+             ? work.template operator()<TranslatedRing<LoggedRing<PackedDeviceQueue, kExtent>, kHolds>>()
+             : work.template operator()<TranslatedRing<LoggedRing<SplitDeviceQueue, kExtent>, kHolds>>();
+}
+
 /// One or the other, chosen at start: for users whose speed does not hang on a branch per call. Hot loops are templates
 /// over DeviceRing instead.
 class DeviceQueue {
@@ -65,7 +83,8 @@ class DeviceQueue {
   /// `remember`: whether `state` will be asked for with chains outstanding.
   static Result<DeviceQueue> start(const RingConfig& config, std::shared_ptr<const memory::MemoryMap> map,
                                    Remember remember = Remember::nothing) {
-    return with_device_ring<Extent::unknown>(config, [&]<class Ring>() -> Result<DeviceQueue> {
+    const memory::MemoryMap& known = *map;
+    return with_translated_device_ring<Extent::unknown, true>(config, known, [&]<class Ring>() -> Result<DeviceQueue> {
       CW_TRY(auto ring, Ring::start(config, std::move(map), remember));
       return DeviceQueue(AnyRing(std::move(ring)));
     });
@@ -118,6 +137,18 @@ class DeviceQueue {
   void disarm() {
     std::visit([](auto& ring) { ring.disarm(); }, ring_);
   }
+
+  // Before an IOMMU, as TranslatedRing has it; elsewhere nothing is ever missed.
+  bool is_waiting() const {
+    return ask_translated(false, [](const auto& ring) { return ring.is_waiting(); });
+  }
+  std::vector<memory::Miss> take_misses() {
+    return std::visit([](auto& ring) { return ring.take_misses(); }, ring_);
+  }
+  bool holds(const memory::IovaRange& range) const {
+    return ask_translated(false, [&](const auto& ring) { return ring.holds(range); });
+  }
+
   RingFault fault() const {
     return std::visit([](const auto& ring) { return ring.fault(); }, ring_);
   }
@@ -129,8 +160,22 @@ class DeviceQueue {
   }
 
  private:
-  using AnyRing = std::variant<SplitDeviceQueue, PackedDeviceQueue, LoggedRing<SplitDeviceQueue, Extent::unknown>,
-                               LoggedRing<PackedDeviceQueue, Extent::unknown>>;
+  template <class Ring>
+  using Logged = LoggedRing<Ring, Extent::unknown>;
+  template <class Ring>
+  using Translated = TranslatedRing<Logged<Ring>, true>;
+  using AnyRing = std::variant<SplitDeviceQueue, PackedDeviceQueue, Logged<SplitDeviceQueue>, Logged<PackedDeviceQueue>,
+                               Translated<SplitDeviceQueue>, Translated<PackedDeviceQueue>>;
+  template <class Answer, class Question>
+  Answer ask_translated(Answer otherwise, Question question) const {
+    return std::visit(
+        [&](const auto& ring) {
+          if constexpr (TranslatesRing<decltype(ring)>) return question(ring);
+          return otherwise;
+        },
+        ring_);
+  }
+
   explicit DeviceQueue(AnyRing ring) : ring_(std::move(ring)) {}
   AnyRing ring_;
 };
