@@ -25,7 +25,7 @@ class _Record(unittest.TestResult):
         self.said = []
 
     def __getattribute__(self, name):
-        if name not in ("addError", "addFailure", "addSkip", "addSuccess"):
+        if name not in ("addError", "addFailure", "addSkip", "addSubTest", "addSuccess"):
             return super().__getattribute__(name)
         said, add = self.said, super().__getattribute__(name)
         return lambda *arguments: (said.append((name, arguments)), add(*arguments))
