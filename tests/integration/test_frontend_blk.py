@@ -6,7 +6,7 @@ import unittest
 from functools import partial
 
 from harness.daemon import DiskPort
-from harness.guest import Disk
+from harness.guest import EXT4_MODULES, Disk
 from harness.process import run, wait_for
 from harness.storage_daemon import StorageDaemon
 from test_blk_guest import DiskCase
@@ -30,7 +30,7 @@ class Chain(DiskCase):
         self.daemon = self.start_daemon(self.port)
         self.idle_fds = self.daemon.fd_count()
         disk = Disk(self.port.socket, queues, reconnect_ms=100, properties=properties)
-        self.guest = self.start_guest("guest", disk, cpus=cpus)
+        self.guest = self.start_guest("guest", disk, cpus=cpus, modules=self.modules)
 
     def requests_under_way(self):
         """How many requests the guest waits for."""
@@ -58,6 +58,7 @@ class Chain(DiskCase):
 class FileSystem(Chain):
     """mkfs, files, their checksums from the guest and, when all programs have ended, from the image; e2fsck there."""
 
+    modules = EXT4_MODULES
     FILES = 4
 
     def assert_files_arrive(self):

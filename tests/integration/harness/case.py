@@ -94,6 +94,14 @@ class IntegrationCase(unittest.TestCase):
         guest.start()
         return guest
 
+    def start_guests(self, *guests):
+        """Guests that were made, and boot at the same time; returns them."""
+        for guest in guests:
+            guest.start_qemu()
+        for guest in guests:
+            guest.finish_boot()
+        return guests
+
     def make_testpmd(self, name, device, **options):
         """A testpmd that is not started yet."""
         testpmd = Testpmd(name, self.folder, device, **options)
