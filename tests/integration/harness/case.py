@@ -99,7 +99,12 @@ class IntegrationCase(unittest.TestCase):
         return guest
 
     def start_guests(self, *guests):
-        """Guests that were made, and boot at the same time; returns them."""
+        """Guests that were made, and boot at the same time; returns them. Those of several processors boot one after the other."""
+        # Two of four each, at once, have met an assertion of QEMU's own (msix_table_mmio_write); and there is little to gain.
+        if any(guest.cpus > 1 for guest in guests):
+            for guest in guests:
+                guest.start()
+            return guests
         for guest in guests:
             guest.start_qemu()
         for guest in guests:
