@@ -1,6 +1,8 @@
 // blk_check: proves, from inside a guest, that a disk loses no write that it has acknowledged.
 //
-//   blk_check soak DEVICE THREADS BLOCKS SECONDS    writes and reads, then verifies; reports what it saw
+//   blk_check soak DEVICE THREADS BLOCKS SECONDS [STOP]
+//                                                   writes and reads, for so long or until there is a file STOP, then
+//                                                   verifies; reports what it saw
 //   blk_check verify DEVICE THREADS BLOCKS ROUND... every block is whole, and at least as new as its thread's round
 //
 // Each thread owns the blocks of 4 KiB whose number is its own modulo THREADS, so that it knows what every one must
@@ -20,6 +22,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -29,6 +32,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kBlock = 4096;
+constexpr std::chrono::milliseconds kLook{50};  // between looks for the file that ends it
 
 struct Contents {
   std::uint64_t block;
@@ -62,7 +66,7 @@ struct Run {
   int fd = -1;
   std::uint64_t threads = 1;
   std::uint64_t blocks = 0;
-  Clock::time_point end;
+  std::atomic<bool> is_over{false};
   std::atomic<std::uint64_t> writes{0};
   std::atomic<std::uint64_t> reads{0};
   std::atomic<std::uint64_t> flushes{0};
@@ -127,14 +131,14 @@ void check_block(Run& run, const Buffer& buffer, std::uint64_t block, std::uint6
                             contents.round, least, most));
 }
 
-/// Writes and checks until the time is over; returns how far it got, for the last look.
+/// Writes and checks until the run is over; returns how far it got, for the last look.
 void soak(Run& run, std::uint64_t thread, std::vector<std::uint64_t>& rounds_of_blocks) {
   const Buffer buffer;
   const std::uint64_t own = run.blocks / run.threads;
   rounds_of_blocks.assign(own, kUnknown);
   const auto block_of = [&](std::uint64_t i) { return i * run.threads + thread; };
-  for (std::uint64_t round = 1; Clock::now() < run.end && run.errors == 0; ++round) {
-    for (std::uint64_t step = 0; step < own && Clock::now() < run.end; ++step) {
+  for (std::uint64_t round = 1; !run.is_over && run.errors == 0; ++round) {
+    for (std::uint64_t step = 0; step < own && !run.is_over; ++step) {
       const std::uint64_t i = (step * 7919 + round * 13) % own;
       write_block(run, buffer, block_of(i), round);
       rounds_of_blocks[i] = round;
@@ -171,14 +175,18 @@ int report(const Run& run) {
   return run.errors == 0 ? 0 : 1;
 }
 
-int run_soak(Run& run, int seconds) {
-  run.end = Clock::now() + std::chrono::seconds(seconds);
+int run_soak(Run& run, int seconds, const std::string& stop) {
+  const auto end = Clock::now() + std::chrono::seconds(seconds);
   std::vector<std::vector<std::uint64_t>> rounds(run.threads);
   {
     std::vector<std::jthread> threads;
     for (std::uint64_t i = 0; i < run.threads; ++i) {
       threads.emplace_back([&run, &rounds, i] { soak(run, i, rounds[i]); });
     }
+    while (Clock::now() < end && run.errors == 0 && (stop.empty() || !std::filesystem::exists(stop))) {
+      std::this_thread::sleep_for(kLook);
+    }
+    run.is_over = true;
   }
   verify(run, rounds);
   return report(run);
@@ -197,10 +205,11 @@ int run_verify(Run& run, const std::vector<std::uint64_t>& least) {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
-  const bool is_soak = words.size() == 5 && words[0] == "soak";
+  const bool is_soak = (words.size() == 5 || words.size() == 6) && words[0] == "soak";
   const bool is_verify = words.size() > 4 && words[0] == "verify" && words.size() == 4 + std::stoul(words[2]);
   if (!is_soak && !is_verify) {
-    fmt::print(stderr, "usage: blk_check soak DEVICE THREADS BLOCKS SECONDS | verify DEVICE THREADS BLOCKS ROUND...\n");
+    fmt::print(stderr,
+               "usage: blk_check soak DEVICE THREADS BLOCKS SECONDS [STOP] | verify DEVICE THREADS BLOCKS ROUND...\n");
     return 2;
   }
   Run run;
@@ -211,7 +220,7 @@ int main(int argc, char** argv) {
   }
   run.threads = std::stoul(words[2]);
   run.blocks = std::stoul(words[3]);
-  if (is_soak) return run_soak(run, std::stoi(words[4]));
+  if (is_soak) return run_soak(run, std::stoi(words[4]), words.size() == 6 ? words[5] : "");
   std::vector<std::uint64_t> rounds;
   for (std::size_t i = 4; i < words.size(); ++i) rounds.push_back(std::stoul(words[i]));
   return run_verify(run, rounds);

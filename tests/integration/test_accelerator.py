@@ -1,14 +1,15 @@
 """Guests whose queues an accelerator works: another causewayd, whose ports are virtio-pci functions (vfio-user)."""
 
-import json
 import random
 import time
 import unittest
 
 from harness.case import IntegrationCase
 from harness.daemon import DiskPort, Port
+from harness.disk_soak import DiskSoak
 from harness.guest import BEHIND_IOMMU, Disk, Nic
 from harness.process import wait_for
+from harness.shared_case import SharedCase
 from harness.transfer import ENDLESS, Transfer
 
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
@@ -33,9 +34,10 @@ class AcceleratorCase(IntegrationCase):
                            functions=((f"acc{n}", {"kind": "vfio-user", "socket": str(function.socket)}),))
                       for n, (mac, function) in enumerate(zip(MACS, self.functions))]
         self.daemon = self.start_daemon(*self.ports)
-        self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs=pairs,
-                                                         properties=f"page-per-vq=on{properties}"), **of_guests)
-                       for n, port in enumerate(self.ports)]
+        self.guests = self.start_guests(
+            *(self.make_guest(f"guest{n}", Nic(port.socket, port.mac, queue_pairs=pairs,
+                                               properties=f"page-per-vq=on{properties}"), **of_guests)
+              for n, port in enumerate(self.ports)))
         for guest, address in zip(self.guests, ADDRESSES):
             guest.set_address(address)
         self.guests[0].await_ping(ADDRESSES[1])
@@ -169,12 +171,11 @@ class Moves(AcceleratorCase):
         self.await_devices({"acc"})
 
 
-class DiskMoves(IntegrationCase):
-    """A guest's disk, moved between an accelerator and software over the same image, by wish and by death; see
-    tests/guest/blk_check.cpp for what the guest proves."""
+class DiskMovesCase(IntegrationCase):
+    """A guest's disk, moved between an accelerator and software over the same image, by wish and by death."""
 
     moves_doorbells = True
-    THREADS, BLOCKS, ROUNDS = 8, 2000, 6
+    ROUNDS = 6
 
     def start(self, queues=1, properties="", reconnect_ms=0, **of_guest):
         image = self.folder / "disk.img"
@@ -200,13 +201,11 @@ class DiskMoves(IntegrationCase):
 
     def soak(self, step):
         self.await_device("acc")
-        job = self.guest.spawn(f"blk_check soak /dev/vda {self.THREADS} {self.BLOCKS} {4 + 2 * self.ROUNDS}")
+        soak = DiskSoak(self.guest)
         for number in range(self.ROUNDS):
             time.sleep(self.random.uniform(0.05, 0.5))
             step(number)
-        report = json.loads(job.wait(120).splitlines()[-1])
-        print(f"{report['writes']} writes, longest request {report['longest_ms']} ms", end=" ", flush=True)
-        self.assertEqual(report["errors"], 0)
+        soak.finish()
 
     def move(self, number):
         name = ("soft", "acc")[number % 2]
@@ -238,17 +237,22 @@ class DiskMoves(IntegrationCase):
         paths = {queue["path"] for queue in self.daemon.cli_json("port", "show", "disk0")["queues"]}
         self.assertEqual(paths, {"relay"})
 
+    def move_back(self):
+        """To where the queues are at first."""
+        self.daemon.cli("port", "rebind", "disk0", "--all", "--device", "acc", "--path", "direct")
+
+    def assert_as_found(self):
+        self.await_device("acc")
+        queues = self.daemon.cli_json("port", "show", "disk0")["queues"]
+        self.assertEqual({(queue["path"], queue["started"]) for queue in queues}, {("direct", True)})
+
+
+class DiskMoves(DiskMovesCase):
+    """Queues of these layouts each have a test of their own."""
+
     def test_moved_split(self):
         self.start()
         self.soak(self.move)
-
-    def test_relayed_split(self):
-        self.start(2)
-        self.soak(self.relay)
-
-    def test_either_side_killed_under_a_relay(self):
-        self.start(1, ",packed=on", reconnect_ms=100)
-        self.soak(self.kill_relayed)
 
     def test_moved_packed_four_queues(self):
         self.start(4, ",packed=on")
@@ -258,16 +262,35 @@ class DiskMoves(IntegrationCase):
         self.start(4)
         self.soak(self.kill)
 
-    def test_daemon_killed_split(self):
+
+class SplitDiskMoves(SharedCase, DiskMovesCase):
+    """Two queues with split rings."""
+
+    def share(self):
         self.start(2, reconnect_ms=100)
+
+    def test_relayed(self):
+        self.soak(self.relay)
+        self.move_back()
+
+    def test_daemon_killed(self):
         self.soak(self.kill_daemon)
 
-    def test_daemon_killed_packed(self):
+
+class PackedDiskMoves(SharedCase, DiskMovesCase):
+    """One queue with a packed ring."""
+
+    def share(self):
         self.start(1, ",packed=on", reconnect_ms=100)
+
+    def test_either_side_killed_under_a_relay(self):
+        self.soak(self.kill_relayed)
+        self.move_back()
+
+    def test_daemon_killed(self):
         self.soak(self.kill_daemon)
 
-    def test_killed_packed(self):
-        self.start(1, ",packed=on")
+    def test_killed(self):
         self.soak(self.kill)
 
 

@@ -7,7 +7,7 @@ import unittest
 
 from harness.case import IntegrationCase
 from harness.daemon import DiskPort
-from harness.guest import Disk
+from harness.guest import EXT4_MODULES, Disk
 from harness.process import find_program, run, wait_for
 
 MIB = 1 << 20
@@ -15,6 +15,8 @@ MIB = 1 << 20
 
 class DiskCase(IntegrationCase):
     """A daemon with one disk over an image file."""
+
+    modules = ()  # of the guest's kernel
 
     def start_disk(self, image_mib=64, guest=None, cpus=1, properties="", **port_options):
         """Starts the daemon and a guest on its disk."""
@@ -25,7 +27,7 @@ class DiskCase(IntegrationCase):
         self.idle_fds = self.daemon.fd_count()
         listen = self.port.role == "client"
         self.guest = self.start_guest(guest or "guest", Disk(self.port.socket, self.port.queues, listen=listen,
-                                                             properties=properties), cpus=cpus)
+                                                             properties=properties), cpus=cpus, modules=self.modules)
         return self.guest
 
     def make_image(self, mib):
@@ -58,6 +60,8 @@ class DiskCase(IntegrationCase):
 
 class FileSystem(DiskCase):
     """mkfs, files, their checksums from both sides, e2fsck on the host; then every block of the raw disk."""
+
+    modules = EXT4_MODULES
 
     def assert_disk_works(self):
         guest = self.guest

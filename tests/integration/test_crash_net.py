@@ -28,10 +28,10 @@ class StreamCrash(IntegrationCase):
         ports = [Port(f"net{n}", self.folder / f"net{n}.sock", role=role, mac=mac) for n, mac in enumerate(MACS)]
         self.daemon = self.start_daemon(*ports)
         listen = role == "client"
-        self.sender, self.receiver = (
-            self.start_guest(f"guest{n}", Nic(port.socket, port.mac, listen=listen, reconnect_ms=0 if listen else 100,
-                                              properties=properties))
-            for n, port in enumerate(ports))
+        self.sender, self.receiver = self.start_guests(
+            *(self.make_guest(f"guest{n}", Nic(port.socket, port.mac, listen=listen, reconnect_ms=0 if listen else 100,
+                                               properties=properties))
+              for n, port in enumerate(ports)))
         self.sender.set_address(ADDRESSES[0])
         self.receiver.set_address(ADDRESSES[1])
         self.sender.await_ping(ADDRESSES[1])

@@ -6,8 +6,9 @@ import unittest
 from functools import partial
 
 from harness.daemon import DiskPort
-from harness.guest import Disk
+from harness.guest import EXT4_MODULES, Disk
 from harness.process import run, wait_for
+from harness.shared_case import SharedCase
 from harness.storage_daemon import StorageDaemon
 from test_blk_guest import DiskCase
 
@@ -30,7 +31,7 @@ class Chain(DiskCase):
         self.daemon = self.start_daemon(self.port)
         self.idle_fds = self.daemon.fd_count()
         disk = Disk(self.port.socket, queues, reconnect_ms=100, properties=properties)
-        self.guest = self.start_guest("guest", disk, cpus=cpus)
+        self.guest = self.start_guest("guest", disk, cpus=cpus, modules=self.modules)
 
     def requests_under_way(self):
         """How many requests the guest waits for."""
@@ -58,6 +59,7 @@ class Chain(DiskCase):
 class FileSystem(Chain):
     """mkfs, files, their checksums from the guest and, when all programs have ended, from the image; e2fsck there."""
 
+    modules = EXT4_MODULES
     FILES = 4
 
     def assert_files_arrive(self):
@@ -107,8 +109,22 @@ class FileSystem(Chain):
         self.assert_files_arrive()
 
 
-class Departure(Chain):
-    """A guest, qemu-storage-daemon or causewayd leaves, and another one comes."""
+class DepartureFromFourQueues(SharedCase, Chain):
+    """qemu-storage-daemon or causewayd leaves a guest that stays, and comes again."""
+
+    def share(self):
+        self.start_chain(queues=4, cpus=2)
+        self.queues_at_first = self.queues()
+        self.assertIn(("far", True), self.queues_at_first)
+
+    def queues(self):
+        """On which Device each queue is, and whether the guest uses it."""
+        return [(queue["device"], queue["started"]) for queue in self.daemon.cli_json("port", "show", "disk0")["queues"]]
+
+    def assert_as_found(self):
+        self.await_idle()
+        self.assertTrue(self.far.program.is_running())
+        self.assertEqual(self.queues(), self.queues_at_first)
 
     def requests_done(self):
         """How many reads and writes the guest has had answered."""
@@ -129,7 +145,6 @@ class Departure(Chain):
         self.assertEqual(self.guest.check(on_disk), self.guest.check("sha256sum </tmp/kept"))
 
     def test_killed_while_the_disk_is_idle(self):
-        self.start_chain(queues=4, cpus=2)
         self.write_kept().wait(30)
         for _ in range(ROUNDS):
             self.assert_disk_is_sound()
@@ -141,7 +156,6 @@ class Departure(Chain):
         self.assert_guest_saw_no_error()
 
     def test_requests_of_the_time_without_it_wait(self):
-        self.start_chain(queues=4, cpus=2)
         for _ in range(ROUNDS):
             self.await_idle()
             self.far.kill()
@@ -154,7 +168,6 @@ class Departure(Chain):
 
     def test_stopped_in_the_middle_of_io(self):
         """By SIGTERM, upon which it finishes what it has taken; for SIGKILL a record of that would be needed."""
-        self.start_chain(queues=4, cpus=2)
         job = self.guest.spawn("blk_check soak /dev/vda 8 2000 6")
 
         def has_progressed(before):
@@ -174,17 +187,8 @@ class Departure(Chain):
         self.assertGreater(restarts, 0, "nothing was asked for at any restart: the test has shown nothing")
         self.assert_guest_saw_no_error()
 
-    def test_stopped_with_requests_under_way_that_end_in_another_order(self):
-        self.start_chain(reads_per_second=2)
-        requests = self.hold_requests()
-        self.assertEqual(self.far.stop(), 0)
-        self.far.start()
-        requests.wait(30)
-        self.assert_guest_saw_no_error()
-
     def test_our_daemon_is_killed_while_the_disk_is_idle(self):
         """Idle: qemu-storage-daemon 7.2 aborts if a guest kicks while it finishes what a lost connection left."""
-        self.start_chain(queues=4, cpus=2)
         self.write_kept().wait(30)
         for _ in range(ROUNDS):
             self.assert_disk_is_sound()
@@ -193,6 +197,18 @@ class Departure(Chain):
             self.daemon.start()
             self.assert_kept()
         self.assert_disk_is_sound()
+        self.assert_guest_saw_no_error()
+
+
+class Departure(Chain):
+    """A guest, qemu-storage-daemon or causewayd leaves, and another one comes."""
+
+    def test_stopped_with_requests_under_way_that_end_in_another_order(self):
+        self.start_chain(reads_per_second=2)
+        requests = self.hold_requests()
+        self.assertEqual(self.far.stop(), 0)
+        self.far.start()
+        requests.wait(30)
         self.assert_guest_saw_no_error()
 
     def test_guest_reboots_and_the_next_one_comes(self):

@@ -17,8 +17,8 @@ class RingsOfAGuest(IntegrationCase):
         """Starts the daemon and two guests that reach each other; sets self.daemon and self.guests."""
         ports = [Port(f"net{n}", self.folder / f"net{n}.sock", mac=mac) for n, mac in enumerate(MACS)]
         self.daemon = self.start_daemon(*ports)
-        self.guests = [self.start_guest(f"guest{n}", Nic(port.socket, port.mac, properties=of_nic))
-                       for n, (port, of_nic) in enumerate(zip(ports, (properties, "")))]
+        self.guests = self.start_guests(*(self.make_guest(f"guest{n}", Nic(port.socket, port.mac, properties=of_nic))
+                                          for n, (port, of_nic) in enumerate(zip(ports, (properties, "")))))
         for guest, address in zip(self.guests, ADDRESSES):
             guest.set_address(address)
         self.guests[0].await_ping(ADDRESSES[1])

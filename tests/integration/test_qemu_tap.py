@@ -3,10 +3,10 @@
 import json
 import unittest
 
-from harness.case import IntegrationCase
 from harness.daemon import Port
 from harness.guest import Nic
 from harness.process import wait_for
+from harness.shared_case import SharedCase
 
 GUEST, HOST = "10.0.2.2", "10.0.2.1"
 MAC = "52:54:00:00:02:01"
@@ -14,17 +14,20 @@ SECONDS = 3
 STREAM_PORT = 5000
 
 
-class GuestToHost(IntegrationCase):
+class GuestToHost(SharedCase):
     """Checksum and segmentation offloads hold in both directions."""
 
-    def setUp(self):
-        super().setUp()
+    def share(self):
         port = Port("net0", self.folder / "net0.sock", connection=f"tap:{self.tap_name()}", mac=MAC)
         self.start_daemon(port)
         self.host = self.start_host_peer(HOST)
         self.guest = self.start_guest("guest", Nic(port.socket, MAC))
         self.guest.set_address(GUEST)
         self.guest.await_ping(HOST)
+
+    def assert_as_found(self):
+        self.assertEqual(self.guest.ping(HOST), 5)
+        self.assertNotIn(f":{STREAM_PORT} ", self.guest.check("netstat -ltn"))
 
     def tap_counters(self):
         """The kernel's counters of the tap: its "rx" is what the guest sent."""

@@ -5,6 +5,7 @@ import struct
 import threading
 
 from harness.process import wait_for
+from harness.shared_case import SharedCase
 from test_accelerator import ADDRESSES, MACS, MIB, AcceleratorCase
 
 STRANGER = ("02:00:00:00:00:77", "10.0.0.77")
@@ -41,7 +42,18 @@ def read_pcap(path):
     return frames
 
 
-class Representor(AcceleratorCase):
+class Representor(SharedCase, AcceleratorCase):
+    """Two guests whose queues are in the accelerator."""
+
+    def share(self):
+        self.start()
+        self.await_devices({"acc"})
+
+    def assert_as_found(self):
+        self.await_devices({"acc"})
+        self.assertEqual(self.guests[0].ping(ADDRESSES[1]), 5)
+        self.guests[1].check(f"arp -d {STRANGER[1]} 2>/dev/null; ! grep -q {STRANGER[0]} /proc/net/arp")
+
     def total(self, name, port="net1"):
         return int(self.daemon.cli_json("port", "show", port)["totals"].get(name, 0))
 
@@ -52,12 +64,11 @@ class Representor(AcceleratorCase):
         return path
 
     def test_counters_come_from_the_accelerator_and_do_not_go_back(self):
-        self.start()
-        self.await_devices({"acc"})
+        before = self.total("receive_bytes")
         self.assertEqual(self.daemon.cli_json("port", "show", "net1")["uncounted"], {})
         stream = self.start_stream()
         received = self.total("receive_bytes")
-        self.assertGreaterEqual(received, 4 * MIB)
+        self.assertGreaterEqual(received, before + 4 * MIB)
         self.assertGreater(self.total("transmit_packets"), 0)
         self.assertGreater(int(self.queues("net1")[0]["counters"]["packets"]), 0)
         self.assertIn("received", self.daemon.cli("port", "show", "net1"))
@@ -72,8 +83,6 @@ class Representor(AcceleratorCase):
         self.finish(stream)
 
     def test_a_frame_is_given_to_a_guest_whose_queues_are_in_the_accelerator(self):
-        self.start()
-        self.await_devices({"acc"})
         request = self.write_request()
         answer = self.daemon.cli_json("port", "inject", "net1", str(request))
         self.assertEqual((answer["delivered"], answer["borrowed"], answer["not_returned"]), (1, "acc1", ""))
@@ -87,8 +96,6 @@ class Representor(AcceleratorCase):
         self.finish(stream)
 
     def test_a_capture_has_what_is_in_software_and_says_what_is_not(self):
-        self.start()
-        self.await_devices({"acc"})
         self.daemon.cli("port", "rebind", "net1", "--queue", "1", "--device", "soft")
         copies = self.folder / "copies.pcap"
         captures = []
@@ -104,9 +111,9 @@ class Representor(AcceleratorCase):
         frames = [frame[:42] for frame in read_pcap(copies)]
         self.assertIn(arp(ARP_REPLY, (MACS[1], ADDRESSES[1]), STRANGER), frames)
         self.assertEqual(self.devices_of("net1"), {"acc1", "soft"})
+        self.daemon.cli("port", "rebind", "net1", "--queue", "1", "--device", "acc1")
 
     def test_what_cannot_be_done_is_refused(self):
-        self.start()
         cut = self.folder / "runt.pcap"
         write_pcap(cut, [b"too short"])
         for arguments, reason in ((("net1", str(cut)), "frame 1 has 9 bytes"), (("net9", str(cut)), "no port 'net9'")):

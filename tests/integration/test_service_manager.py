@@ -1,11 +1,11 @@
 """systemctl restart: what the daemon leaves in its manager's descriptor store, the next process goes on with."""
 
-import json
 import os
 import unittest
 
 from harness.case import IntegrationCase
 from harness.daemon import Causewayd, DiskPort, Port
+from harness.disk_soak import DiskSoak
 from harness.guest import Disk, Nic
 from harness.process import wait_for
 from harness.service_manager import ServiceManager
@@ -39,11 +39,11 @@ class Restart(IntegrationCase):
         wait_for(lambda: not self.manager.stored, 10, "nothing stays in the store")
 
     def test_guest_sees_no_disconnect(self):
-        job = self.guest.spawn("blk_check soak /dev/vda 4 1000 4")
+        soak = DiskSoak(self.guest, threads=4, blocks=1000)
         for _ in range(RESTARTS):
             self.restart()
             self.assertEqual(self.guest.ping(HOST, count=5), 5)
-        self.assertEqual(json.loads(job.wait(60).splitlines()[-1])["errors"], 0)
+        soak.finish()
         log = self.daemon.program.log.read_text()
         self.assertEqual(log.count("front-end connected"), 2)
         self.assertNotIn("front-end disconnected", log)

@@ -1,11 +1,11 @@
 """NICs and disks behind a guest's IOMMU: Linux maps what it gives to them, and takes it back."""
 
 import json
-import time
 import unittest
 
 from harness.case import IntegrationCase
 from harness.daemon import DiskPort, Port
+from harness.disk_soak import DiskSoak
 from harness.guest import BEHIND_IOMMU, Disk, Nic
 from harness.transfer import Transfer
 
@@ -33,7 +33,8 @@ class NicBehindIommu(IommuCase):
         ports = [Port(f"net{n}", self.folder / f"net{n}.sock", mac=mac, devices=("soft-a", "soft-b")) for n, mac in enumerate(MACS)]
         self.daemon = self.start_daemon(*ports)
         nics = [Nic(port.socket, port.mac, properties=more) for port, more in zip(ports, (BEHIND_IOMMU + properties, ""))]
-        self.guests = [self.start_guest("guest0", nics[0], iommu=True, mappings=mappings), self.start_guest("guest1", nics[1])]
+        self.guests = self.start_guests(self.make_guest("guest0", nics[0], iommu=True, mappings=mappings),
+                                        self.make_guest("guest1", nics[1]))
         for guest, address in zip(self.guests, ADDRESSES):
             guest.set_address(address)
         self.guests[0].await_ping(ADDRESSES[1])
@@ -83,12 +84,12 @@ class DiskBehindIommu(IommuCase):
     def test_daemon_killed(self):
         """What it knew of the IOMMU goes with it; what was in flight does not."""
         self.start_disk("strict", ",packed=on", reconnect_ms=100)
-        job = self.guest.spawn("blk_check soak /dev/vda 8 2000 10")
+        soak = DiskSoak(self.guest)
         for _ in range(4):
-            time.sleep(1)
+            soak.await_progress()
             self.daemon.kill()
             self.daemon.start()
-        self.assertEqual(json.loads(job.wait(60).splitlines()[-1])["errors"], 0)
+        soak.finish()
 
     def test_passthrough(self):
         self.start_disk("passthrough")

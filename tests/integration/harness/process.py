@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 POLL_SECONDS = 0.02
+LONGEST_POLL_SECONDS = 0.2
 
 
 class WaitTimeout(AssertionError):
@@ -20,10 +21,12 @@ class ProgramFailed(AssertionError):
 
 
 def wait_for(condition, limit, what, program=None):
-    """Returns the first true value of condition(); gives up after `limit` seconds, or when `program` has ended."""
+    """Returns the first true value of condition(); gives up after `limit` seconds, or when `program` has ended. What takes long to
+    answer is asked less often: a guest under TCG would do little else than answer."""
     deadline = time.monotonic() + limit
     while True:
         has_ended = program is not None and not program.is_running()
+        asked = time.monotonic()
         value = condition()  # asked after, so that it sees the last words of a program that has ended
         if value:
             return value
@@ -32,7 +35,7 @@ def wait_for(condition, limit, what, program=None):
         if time.monotonic() > deadline:
             log = f"\n{program.log_tail()}" if program is not None else ""
             raise WaitTimeout(f"{what}: not within {limit} s{log}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(max(POLL_SECONDS, 2 * (time.monotonic() - asked)), LONGEST_POLL_SECONDS))
 
 
 def find_program(name):

@@ -9,9 +9,10 @@ from .process import ProgramFailed, run
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS = REPOSITORY / "scripts"
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk", "crc32c_generic", "ext4")
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk")
 PROGRAMS = ("ethtool", "iperf3", "mkfs.ext4", "/usr/sbin/blkdiscard:/bin/discard")
 OWN_PROGRAMS = ("blk_check",)  # of tests/guest
+RANDOM_BYTES = 1 << 20
 _kept_files = []  # a guest may boot from them again
 
 
@@ -29,6 +30,16 @@ def program_folder():
 
 
 @functools.cache
+def random_file():
+    """A file of RANDOM_BYTES that every guest has too, as /random: what is known on both sides need not be computed in a guest."""
+    file = tempfile.NamedTemporaryFile(prefix="causeway-random-")
+    _kept_files.append(file)
+    file.write(os.urandom(RANDOM_BYTES))
+    file.flush()
+    return Path(file.name)
+
+
+@functools.cache
 def initramfs(modules=(), programs=(), files=()):
     """Builds the initramfs that all guests of this run share which want the same more modules, programs of ours, and others
     (as SOURCE:DESTINATION)."""
@@ -36,7 +47,7 @@ def initramfs(modules=(), programs=(), files=()):
     file = tempfile.NamedTemporaryFile(prefix="causeway-initramfs-")
     _kept_files.append(file)
     custom_initramfs(Path(file.name), Path(__file__).with_name("guest_init.sh"), (*MODULES, *modules),
-                     (*OWN_PROGRAMS, *programs), (*PROGRAMS, *files))
+                     (*OWN_PROGRAMS, *programs), (*PROGRAMS, f"{random_file()}:/random", *files))
     return Path(file.name)
 
 
