@@ -275,9 +275,12 @@ DiskQueue::Events Disk::event_handlers(QueueIndex queue) {
                 });
               },
           .on_miss =
-              [this, alive = alive_, queue](std::vector<memory::Miss> misses) {
-                loop_.post([this, alive, queue, misses = std::move(misses)] {
-                  if (*alive && observer_ != nullptr) observer_->translations_missed(queue, misses);
+              [this, alive = alive_, queue](std::vector<memory::Miss> misses, std::uint64_t renewals) {
+                loop_.post([this, alive, queue, renewals, misses = std::move(misses)] {
+                  if (!*alive || observer_ == nullptr) return;
+                  // Its map may be another by now: then the driver may have taken back what was missed.
+                  const auto& waits = queues_[number(queue)];
+                  if (waits && waits->renewals() == renewals) observer_->translations_missed(queue, misses);
                 });
               }};
 }

@@ -112,7 +112,7 @@ std::uint32_t DiskQueue::take_new() {
   batch_.clear();
   const auto room = std::min<std::size_t>(free_.size(), virtio::ChainBatch::kMaxChains);
   const std::uint16_t count = ring_.take(batch_, static_cast<std::uint16_t>(room));
-  if (auto misses = ring_.take_misses(); !misses.empty()) events_.on_miss(std::move(misses));
+  if (auto misses = ring_.take_misses(); !misses.empty()) events_.on_miss(std::move(misses), ring_.renewals());
   if (is_translated_) counters_.translated.add(batch_.segment_count());
   const RequestRules now = rules();
   for (std::uint16_t i = 0; i < count && ring_.fault() == virtio::RingFault::none; ++i) {

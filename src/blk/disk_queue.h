@@ -35,8 +35,8 @@ struct DriverChoices {
 class DiskQueue final : public Task {
  public:
   using OnFault = std::function<void(virtio::RingFault)>;
-  /// Called on the worker's thread: the queue takes nothing more until its map is replaced.
-  using OnMiss = std::function<void(std::vector<memory::Miss>)>;
+  /// Called on the worker's thread: the queue takes nothing more until its map is replaced once more.
+  using OnMiss = std::function<void(std::vector<memory::Miss>, std::uint64_t renewals)>;
   struct Events {
     OnFault on_fault;
     OnMiss on_miss;
@@ -62,6 +62,8 @@ class DiskQueue final : public Task {
   bool is_translated() const { return is_translated_; }
   /// It takes nothing until its map is replaced.
   bool is_waiting() const { return ring_.is_waiting(); }
+  /// How often its map was replaced, behind an IOMMU.
+  std::uint64_t renewals() const { return ring_.renewals(); }
   /// Ends all that the mode says, and says where the next user must resume.
   virtio::QueueState stop(vdpa::StopMode mode);
 

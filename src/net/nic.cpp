@@ -151,11 +151,12 @@ Result<void> Nic::set_translations(const std::shared_ptr<const memory::MemoryMap
 }
 
 TransmitQueue::OnMiss Nic::miss_handler(QueueIndex queue) {
-  return [this, alive = alive_, queue](std::vector<memory::Miss> misses) {
-    loop_.post([this, alive, queue, misses = std::move(misses)] {
-      if (*alive && observer_ != nullptr && queues_[number(queue)].is_translated) {
-        observer_->translations_missed(queue, misses);
-      }
+  return [this, alive = alive_, queue](std::vector<memory::Miss> misses, std::uint64_t renewals) {
+    loop_.post([this, alive, queue, renewals, misses = std::move(misses)] {
+      if (!*alive || observer_ == nullptr) return;
+      const Running& waits = queues_[number(queue)];
+      // Its map may be another by now: then the driver may have taken back what was missed.
+      if (waits.is_translated && waits.transmit->renewals() == renewals) observer_->translations_missed(queue, misses);
     });
   };
 }

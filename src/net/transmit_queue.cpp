@@ -49,6 +49,10 @@ class TransmitQueueOn final : public TransmitQueue {
     if constexpr (virtio::TranslatesRing<Ring>) return ring_.is_waiting();
     return false;
   }
+  std::uint64_t renewals() const override {
+    if constexpr (virtio::TranslatesRing<Ring>) return ring_.renewals();
+    return 0;
+  }
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) override {
     return ring_.replace_map(std::move(map));
   }
@@ -77,7 +81,7 @@ std::span<Frame> TransmitQueueOn<Ring>::take() {
   const std::uint16_t count = ring_.take(batch_, kBatch);
   if constexpr (virtio::TranslatesRing<Ring>) {
     counters().translated.add(batch_.segment_count());
-    if (auto misses = ring_.take_misses(); !misses.empty()) on_miss_(std::move(misses));
+    if (auto misses = ring_.take_misses(); !misses.empty()) on_miss_(std::move(misses), ring_.renewals());
   }
   // The payloads are on their way into the cache while the first headers are looked at.
   for (const virtio::Chain& chain : batch_.chains()) {

@@ -21,8 +21,8 @@ class TransmitQueue {
  public:
   static constexpr std::uint16_t kBatch = 32;
 
-  /// Called on the worker's thread: the queue waits for these addresses until its map is replaced.
-  using OnMiss = std::function<void(std::vector<memory::Miss>)>;
+  /// Called on the worker's thread: the queue waits for these addresses until its map is replaced once more.
+  using OnMiss = std::function<void(std::vector<memory::Miss>, std::uint64_t renewals)>;
 
   /// `map` may be a translated one.
   static Result<std::unique_ptr<TransmitQueue>> start(const vdpa::QueueSetup& setup,
@@ -44,6 +44,8 @@ class TransmitQueue {
   virtual void disarm() = 0;
   /// It takes nothing until its map is replaced.
   virtual bool is_waiting() const { return false; }
+  /// How often its map was replaced, where it may have to wait.
+  virtual std::uint64_t renewals() const { return 0; }
   virtual Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) = 0;
   virtual virtio::RingFault fault() const = 0;
   virtual virtio::QueueState state() const = 0;

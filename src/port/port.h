@@ -258,6 +258,7 @@ class Port {
     bool started = false;
     bool enabled = false;
     bool failed = false;
+    std::vector<memory::Miss> lacks = {};        ///< behind an IOMMU: what it waits for in the middle of its ring
     bool waits = false;                          ///< started, but on no Device before its ring's addresses are known
     bool has_offered_doorbell = false;           ///< to the driver side
     bool has_offered_vfio_group = false;         ///< to the driver side
@@ -332,6 +333,9 @@ class Port {
   const std::shared_ptr<const memory::MemoryMap>& ring_map() const { return is_translated() ? translated_ : memory_; }
   RelayMaps relay_maps() const { return {.driver = ring_map(), .device = memory_}; }
   Result<bool> awaits_ring(QueueIndex queue, const Queue& state);
+  const std::shared_ptr<const memory::MemoryMap>& known_translations();
+  bool is_renewal_due(const memory::IovaRange& range);
+  void await_translations(Queue& state, std::span<const memory::Miss> misses);
   void ask(std::span<const memory::Miss> misses);
   void watch_answers();
   std::unique_ptr<Relay> take_relay(Queue& state);
@@ -410,6 +414,7 @@ class Port {
   std::vector<std::uint16_t> paused_;  // queues, for another process or by one
   std::shared_ptr<const memory::MemoryMap> memory_;
   memory::Iotlb iotlb_;
+  std::shared_ptr<const memory::MemoryMap> known_;       // the same as a map; nullptr: not made since it changed
   std::shared_ptr<const memory::MemoryMap> translated_;  // what queues have of it
   /// Asked and not answered; with the number of the question.
   std::map<std::pair<memory::Iova, memory::Access>, std::uint64_t> asked_;

@@ -64,7 +64,8 @@ Result<void> Port::change_memory(Regions regions) {
   if (!overlap_in_iova(added, removed) && !is_translated()) {
     CW_CHECK(map_everywhere(added, memory_->regions()));
     memory_ = std::move(next);
-    translated_ = iotlb_.map(memory_);
+    known_.reset();
+    translated_ = known_translations();
     if (control_queue_) {
       if (auto kept = control_queue_->replace_map(memory_); !kept) {
         const auto queue = *fallback().device->control_queue(features_);
@@ -85,7 +86,8 @@ Result<void> Port::change_memory(Regions regions) {
   if (mapped) {
     memory_ = std::move(next);
     iotlb_.keep_within(*memory_);
-    translated_ = iotlb_.map(memory_);
+    known_.reset();
+    translated_ = known_translations();
     offer_memory_again(refusing);
   } else if (auto back = map_everywhere(removed, kept); !back) {
     log::error("port {}: memory cannot be mapped back: {}", name(), back.error().text());

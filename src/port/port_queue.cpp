@@ -187,6 +187,7 @@ Result<void> Port::run(QueueIndex queue, Queue& state) {
 
 Result<void> Port::run_on(QueueIndex queue, Queue& state, Binding to) {
   state.waits = false;  // one that fails waits for nothing
+  state.lacks.clear();
   if (is_translated()) {
     CW_TRY(state.waits, awaits_ring(queue, state));
     if (state.waits) {

@@ -83,12 +83,14 @@ Result<std::unique_ptr<Relay>> Port::start_relay(QueueIndex queue, const Binding
   CW_TRY(const auto at, shadow_place(to));
   const RelayTarget target{
       .device = *slot.device, .queue = to.queue, .features = slot.without_ring.value_or(features_), .at = at};
-  RelayEvents events{.on_fault =
-                         [this, queue](const Error& reason) {
-                           const Queue& state = queues_[number(queue)];
-                           if (state.started && !state.failed) fail_queue(queue, reason);
-                         },
-                     .on_miss = [this](const std::vector<memory::Miss>& misses) { ask(misses); }};
+  RelayEvents events{
+      .on_fault =
+          [this, queue](const Error& reason) {
+            const Queue& state = queues_[number(queue)];
+            if (state.started && !state.failed) fail_queue(queue, reason);
+          },
+      .on_miss = [this, queue](
+                     const std::vector<memory::Miss>& misses) { await_translations(queues_[number(queue)], misses); }};
   return Relay::start(loop_, *config_.relay_worker, fmt::format("{}.relay{}", name(), number(queue)), target, setup,
                       relay_maps(), std::move(events));
 }

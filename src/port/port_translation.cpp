@@ -26,12 +26,29 @@ Result<void> Port::update_translation(const memory::Translation& translation) {
   if (!is_translated())
     return fail(Errc::peer_violation, "no address is translated: ACCESS_PLATFORM is not negotiated");
   CW_TRY(const auto forgotten, iotlb_.update(translation, *memory_));
+  known_.reset();
   ++translation_counts_.updates;
   const memory::IovaRange range{.first = translation.iova, .size = translation.size};
   forget_asked(range);
-  CW_CHECK(renew_translations(forgotten ? &*forgotten : nullptr));
+  if (forgotten || is_renewal_due(range)) CW_CHECK(renew_translations(forgotten ? &*forgotten : nullptr));
   start_waiting();
   return {};
+}
+
+/// A queue that waits for several addresses has no use of some of them: it gets them together.
+bool Port::is_renewal_due(const memory::IovaRange& range) {
+  bool is_answer = false;
+  bool is_due = false;
+  for (Queue& state : queues_) {
+    if (state.waits) is_due = true;
+    if (!state.runs() || state.lacks.empty()) continue;
+    is_answer = true;
+    std::erase_if(state.lacks, [&](const memory::Miss& miss) {
+      return range.overlaps({.first = miss.at, .size = memory::MemoryMap::kIommuPage});
+    });
+    if (state.lacks.empty()) is_due = true;
+  }
+  return is_due || !is_answer;
 }
 
 Result<void> Port::invalidate_translations(const memory::IovaRange& range) {
@@ -39,22 +56,32 @@ Result<void> Port::invalidate_translations(const memory::IovaRange& range) {
     return fail(Errc::peer_violation, "no address is translated: ACCESS_PLATFORM is not negotiated");
   ++translation_counts_.invalidations;
   iotlb_.invalidate(range);
+  known_.reset();
   // Who still waits for something of it asks anew, since the maps are replaced.
   forget_asked(range);
   return renew_translations(&range);
 }
 
 void Port::forget_asked(const memory::IovaRange& range) {
-  std::erase_if(asked_, [&](const auto& question) {
-    return range.overlaps({.first = question.first.first, .size = memory::MemoryMap::kIommuPage});
-  });
+  const memory::Iova first(range.first.value() / memory::MemoryMap::kIommuPage * memory::MemoryMap::kIommuPage);
+  const auto begin = asked_.lower_bound({first, memory::Access::none});
+  auto end = begin;
+  while (end != asked_.end() && end->first.first.value() <= range.last()) ++end;
+  asked_.erase(begin, end);
+}
+
+/// All that is known, which queues may not have yet.
+const std::shared_ptr<const memory::MemoryMap>& Port::known_translations() {
+  if (!known_) known_ = iotlb_.map(memory_);
+  return known_;
 }
 
 /// Gives the queues what is known now. Those that use something of what is `gone` are stopped while they still have it,
 /// so that all they have done can be told to the driver; a Device that translates sees to that itself, but for its
 /// rings.
 Result<void> Port::renew_translations(const memory::IovaRange* gone) {
-  const auto next = iotlb_.map(memory_);
+  const auto next = known_translations();
+  for (Queue& state : queues_) state.lacks.clear();  // who still lacks something says so again
   auto users = replace_relay_translations({.driver = next, .device = memory_}, gone);
   for (std::uint16_t i = 0; gone != nullptr && i < queues_.size(); ++i) {
     if (!is_translated_by_device(queues_[i])) continue;
@@ -112,8 +139,24 @@ void Port::tell_translations(const memory::IovaRange* gone) {
 
 void Port::on_translations_missed(std::size_t slot, QueueIndex device_queue, std::span<const memory::Miss> misses) {
   // The news may be older than a rebind: then whoever has the queue now asks by itself.
-  const Queue* const state = find_bound(slot, device_queue);
-  if (state != nullptr && is_translated_by_device(*state)) ask(misses);
+  Queue* const state = find_bound(slot, device_queue);
+  if (state != nullptr && is_translated_by_device(*state)) await_translations(*state, misses);
+}
+
+/// The answer may have come while the question was on its way here.
+void Port::await_translations(Queue& state, std::span<const memory::Miss> misses) {
+  if (!is_translated()) return;
+  state.lacks.clear();
+  for (const memory::Miss& miss : misses) {
+    // Of a page that is known in part the rest is due; and so is another answer where the one there is forbids it.
+    std::vector<memory::Miss> unknown;
+    const bool is_allowed =
+        known_translations()->list_missing(miss.at, memory::MemoryMap::kIommuPage, miss.access, unknown);
+    if (!is_allowed || !unknown.empty()) state.lacks.push_back(miss);
+  }
+  ask(state.lacks);
+  if (!state.lacks.empty()) return;
+  if (auto renewed = renew_translations(nullptr); !renewed) fail_queue(index_of(state), renewed.error());
 }
 
 /// Buffers whose addresses were known, of all queues there have been.
@@ -136,21 +179,17 @@ Result<bool> Port::awaits_ring(QueueIndex queue, const Queue& state) {
   }
   CW_TRY(const auto ring, place_of(queue, state));
   std::vector<memory::Miss> misses;
-  if (!virtio::RingAreas::list_missing(ring, *translated_, misses)) {
+  if (!virtio::RingAreas::list_missing(ring, *known_translations(), misses)) {
     return fail(Errc::peer_violation, fmt::format("queue {}: the IOMMU denies access to its ring", number(queue)));
   }
   ask(misses);
+  // Where it is known, the queue must have it.
+  if (misses.empty() && translated_ != known_translations()) CW_CHECK(renew_translations(nullptr));
   return !misses.empty();
 }
 
 void Port::ask(std::span<const memory::Miss> misses) {
-  if (!is_translated()) return;
-  std::vector<memory::Miss> unknown;
   for (const memory::Miss& miss : misses) {
-    unknown.clear();
-    // The answer may have come while the question was on its way here; of a page that is known in part the rest is due.
-    const bool is_allowed = translated_->list_missing(miss.at, memory::MemoryMap::kIommuPage, miss.access, unknown);
-    if (is_allowed && unknown.empty()) continue;
     if (asked_.size() >= kMaxAsked) asked_.clear();
     if (!asked_.try_emplace({miss.at, miss.access}, translation_counts_.misses).second) continue;
     ++translation_counts_.misses;
@@ -187,9 +226,10 @@ void Port::start_waiting() {
 
 void Port::forget_translations() {
   iotlb_.clear();
+  known_.reset();
   asked_.clear();
   ask_timer_.reset();
-  translated_ = iotlb_.map(memory_);
+  translated_ = known_translations();
 }
 
 }  // namespace causeway::port

@@ -142,6 +142,9 @@ class DeviceQueue {
   bool is_waiting() const {
     return ask_translated(false, [](const auto& ring) { return ring.is_waiting(); });
   }
+  std::uint64_t renewals() const {
+    return ask_translated(std::uint64_t{0}, [](const auto& ring) { return ring.renewals(); });
+  }
   std::vector<memory::Miss> take_misses() {
     return std::visit([](auto& ring) { return ring.take_misses(); }, ring_);
   }

@@ -31,10 +31,13 @@ class TranslatedRing {
 
   Result<void> replace_map(std::shared_ptr<const memory::MemoryMap> map) {
     is_waiting_ = false;
+    ++renewals_;
     return ring_.replace_map(std::move(map));
   }
   /// Nothing is taken before the map is replaced.
   bool is_waiting() const { return is_waiting_; }
+  /// How often the map was replaced: what was missed before the last time is of no interest any more.
+  std::uint64_t renewals() const { return renewals_; }
 
   bool has_available() { return !is_waiting_ && ring_.has_available(); }
   std::uint16_t take(ChainBatch& batch, std::uint16_t limit) {
@@ -98,6 +101,7 @@ class TranslatedRing {
 
   Ring ring_;
   bool is_waiting_ = false;
+  std::uint64_t renewals_ = 0;
   std::vector<memory::Miss> misses_;
   std::vector<std::vector<memory::IovaRange>> held_;  // by chain id
 };
