@@ -130,10 +130,10 @@ class Port {
   Result<void> remove_memory(memory::Iova iova, memory::FrontendVa frontend_va, std::uint64_t size);
   const memory::MemoryMap& memory() const { return *memory_; }
 
-  /// The driver's addresses, those of rings included, lie before an IOMMU: queues are relayed, and those wait of which
-  /// an address is not known.
+  /// The driver's addresses, those of rings included, lie before an IOMMU: queues wait whose addresses are not known.
   bool is_translated() const;
-  /// What the driver side says of some of them, asked or not. Errc::peer_violation: nothing is translated, or it leads
+  /// What the driver side says of some of them, asked or not. While no queue runs all is forgotten (`start_queue`,
+  /// `stop_queue`), since nobody hears of changes then. Errc::peer_violation: nothing is translated, or it leads
   /// to no memory of the guest's.
   Result<void> update_translation(const memory::Translation& translation);
   /// It is no longer so. After return nothing of the guest's is accessed by what was known of the range, and no Device
