@@ -258,7 +258,7 @@ class Port {
     bool started = false;
     bool enabled = false;
     bool failed = false;
-    std::vector<memory::Miss> lacks = {};        ///< behind an IOMMU: what it waits for in the middle of its ring
+    std::vector<memory::Miss> lacks;             ///< behind an IOMMU: what it waits for in the middle of its ring
     bool waits = false;                          ///< started, but on no Device before its ring's addresses are known
     bool has_offered_doorbell = false;           ///< to the driver side
     bool has_offered_vfio_group = false;         ///< to the driver side
