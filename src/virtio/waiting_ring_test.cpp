@@ -272,6 +272,24 @@ TYPED_TEST(WaitingRing, WhatIsPutBackIsNotHeldUntilItIsTakenAgain) {
   EXPECT_TRUE(this->holds(11));
 }
 
+TYPED_TEST(WaitingRing, AChainThatIsMadeAvailableAgainWhileItIsHeldIsAFault) {
+  auto& sides = this->rig;
+  sides.learn(10);
+  sides.learn(11);
+  sides.send_as(0, 3, buffer(10));
+  ASSERT_EQ(sides.take(), 1U);
+  const Chain first = sides.batch[0];
+  this->use(first);
+  sides.send_as(1, 3, buffer(10));
+  ASSERT_EQ(sides.take(), 1U);
+  EXPECT_EQ(sides.device->fault(), RingFault::none) << "it was used";
+  sides.send_as(2, 3, buffer(11));
+  sides.take();
+  EXPECT_EQ(sides.device->fault(), RingFault::chain_in_flight);
+  EXPECT_TRUE(this->holds(10)) << "its user does not lose sight of what it has";
+  EXPECT_FALSE(this->holds(11));
+}
+
 TYPED_TEST(WaitingRing, AnyIdThatTheLayoutAllowsIsKnown) {
   auto& sides = this->rig;
   sides.learn(10);
