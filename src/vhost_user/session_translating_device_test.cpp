@@ -196,6 +196,19 @@ TEST_F(TranslatingDevice, ThatRefusesWhatItIsToldFailsItsQueueAlone) {
   EXPECT_TRUE(answers());
 }
 
+/// A queue that is broken may have begun something that it has not finished.
+TEST_F(TranslatingDevice, IsToldWhatIsGoneThoughItsQueueHasFailed) {
+  start_known_ring();
+  EXPECT_EQ(say(update_of(kBufferPage)), 0U);
+  device().observer->queue_failed(kFirst, Error{.code = Errc::peer_violation, .what = "a broken ring"});
+  ASSERT_TRUE(port().report().queues[0].failed);
+  device().told.clear();
+  EXPECT_EQ(say(invalidation_of(kBufferPage)), 0U);
+  ASSERT_EQ(device().told.size(), 1U);
+  EXPECT_TRUE(is(device().told[0].gone, range_of(kBufferPage)));
+  EXPECT_TRUE(port().report().queues[0].failed);
+}
+
 TEST_F(TranslatingDevice, StopsAroundAChangeOfMemory) {
   start_known_ring();
   EXPECT_EQ(ask(Request::rem_mem_reg, bytes_of(std::uint64_t{0}, GuestMemory::region())), 0U);
