@@ -190,10 +190,12 @@ Result<void> Disk::replace_map(std::vector<memory::Region> regions, bool is_smal
   const auto old = map_;
   CW_TRY(map_, memory::MemoryMap::make(std::move(regions)));
   for (std::uint16_t i = 0; i < queues_.size(); ++i) {
-    if (!queues_[i] || queues_[i]->is_translated()) continue;
+    // What a translated queue has is the Port's to say; but what it has begun may be where memory goes away.
+    if (!queues_[i] || (queues_[i]->is_translated() && !is_smaller)) continue;
     const QueueIndex queue{i};
+    const auto& next = queues_[i]->is_translated() ? translations_ : map_;
     Result<void> replaced;
-    worker(queue).run([&] { replaced = queues_[i]->replace_map(map_, is_smaller); });
+    worker(queue).run([&] { replaced = queues_[i]->replace_map(next, is_smaller); });
     if (replaced) continue;
     CW_CHECK(stop_queue(queue, vdpa::StopMode::leave));
     on_fault(queue, std::move(replaced).error());

@@ -125,14 +125,19 @@ bool Port::is_translated_by_device(const Queue& state) const {
   return is_translated() && state.runs() && !state.relay && !is_control(index_of(state));
 }
 
+/// Also the Devices whose queues have failed: what such a queue had begun is still under way.
 void Port::tell_translations(const memory::IovaRange* gone) {
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const auto is_its = [&](const Queue& state) { return state.bound.slot == i && is_translated_by_device(state); };
-    if (std::ranges::none_of(queues_, is_its)) continue;
-    const auto told = slots_[i].device->set_translations(translated_, gone);
+    const Slot& slot = slots_[i];
+    const auto is_its = [&](const Queue& state) {
+      return state.bound.slot == i && is_translated() && state.started && !state.waits && !state.relay &&
+             !is_control(index_of(state)) && slot.device->translates(state.bound.queue);
+    };
+    if (!slot.gone.empty() || std::ranges::none_of(queues_, is_its)) continue;
+    const auto told = slot.device->set_translations(translated_, gone);
     if (told) continue;
     for (const Queue& state : queues_) {
-      if (is_its(state)) fail_queue(index_of(state), told.error());
+      if (is_its(state) && !state.failed) fail_queue(index_of(state), told.error());
     }
   }
 }

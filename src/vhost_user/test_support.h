@@ -65,6 +65,8 @@ class FakeDevice final : public vdpa::Device {
     std::optional<KickFd> kick;
     std::optional<CallFd> call;
     bool enabled = false;
+    bool is_translated = false;
+    bool is_logged = false;
     std::uint16_t found_at_start = 0;  ///< chains seen by the look at the start
   };
 
@@ -92,6 +94,7 @@ class FakeDevice final : public vdpa::Device {
     if (status != vdpa::Status::reset) return {};
     queues.clear();
     decided.clear();
+    translations.reset();
     return {};
   }
   Result<void> read_config(std::uint32_t offset, std::span<std::byte> to) const override {
@@ -117,8 +120,27 @@ class FakeDevice final : public vdpa::Device {
     }
     return {};
   }
+  bool translates(vdpa::QueueIndex queue) const override { return translating.contains(queue); }
+  Result<void> set_translations(const std::shared_ptr<const memory::MemoryMap>& map,
+                                const memory::IovaRange* gone) override {
+    if (refuses_translations) return fail(Errc::not_supported, "no such translations");
+    translations = map;
+    Told news{.gone = gone != nullptr ? std::optional(*gone) : std::nullopt, .running = {}};
+    for (auto& [index, queue] : queues) {
+      if (!queue.is_translated) continue;
+      news.running.insert(index);
+      CW_CHECK(queue.ring.replace_map(map));
+    }
+    told.push_back(std::move(news));
+    return {};
+  }
   Result<void> set_queue(vdpa::QueueIndex queue, vdpa::QueueSetup setup) override {
     CW_TRY(auto map, memory::MemoryMap::make(regions));
+    if (setup.is_translated) {
+      if (translations == nullptr) return fail(Errc::not_supported, "told of no translations");
+      map = translations;
+    }
+    const bool is_logged = setup.ring.log != nullptr;
     CW_TRY(auto ring, virtio::DeviceQueue::start(setup.ring, std::move(map),
                                                  info_.type == virtio::DeviceType::net ? virtio::Remember::nothing
                                                                                        : virtio::Remember::in_flight));
@@ -129,6 +151,8 @@ class FakeDevice final : public vdpa::Device {
                                          .kick = std::move(setup.kick),
                                          .call = std::move(setup.call),
                                          .enabled = false,
+                                         .is_translated = setup.is_translated,
+                                         .is_logged = is_logged,
                                          .found_at_start = found});
     return {};
   }
@@ -177,6 +201,7 @@ class FakeDevice final : public vdpa::Device {
     if (found == queues.end()) return fail(Errc::not_found, "the queue does not run");
     return &found->second;
   }
+  void log_dirty() { info_.can.logs_dirty = true; }
   bool runs(std::uint16_t queue) const { return queues.contains(vdpa::QueueIndex{queue}); }
 
   std::map<vdpa::QueueIndex, Queue> queues;
@@ -188,6 +213,15 @@ class FakeDevice final : public vdpa::Device {
   std::vector<std::byte> config = std::vector<std::byte>(kConfigSize);
   std::vector<std::byte> announced;
   std::uint16_t mtu = 0;
+  std::set<vdpa::QueueIndex> translating;  ///< the queues that can work behind an IOMMU
+  bool refuses_translations = false;
+  std::shared_ptr<const memory::MemoryMap> translations;
+  /// What it was told with those: what is gone, and the translated queues that ran.
+  struct Told {
+    std::optional<memory::IovaRange> gone;
+    std::set<vdpa::QueueIndex> running;
+  };
+  std::vector<Told> told;
   std::optional<vdpa::StopMode> last_stop;
   std::function<void()> on_stop;
   std::optional<OwnedFd> doorbells;  ///< a page for each queue

@@ -73,6 +73,8 @@ std::string_view text(RingFault fault) {
       return "an indirect table with more entries than allowed";
     case RingFault::readable_after_writable:
       return "a device-readable descriptor after a device-writable one";
+    case RingFault::chain_in_flight:
+      return "a chain was made available again that is in flight";
     case RingFault::chain_without_use:
       return "a descriptor chain of a shape that this queue cannot use";
     case RingFault::access_denied:

@@ -146,6 +146,7 @@ enum class RingFault : std::uint8_t {
   indirect_nested,
   indirect_too_long,
   readable_after_writable,
+  chain_in_flight,     ///< a chain is made available again that was not used; seen behind an IOMMU only
   chain_without_use,   ///< a chain the device type cannot use: no writable part where one is due, or the like
   access_denied,       ///< the IOMMU does not let the device do that
   translation_missed,  ///< no fault: the chain can be taken once its addresses are known

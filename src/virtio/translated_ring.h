@@ -18,7 +18,8 @@ namespace causeway::virtio {
 
 /// A DeviceRing over another whose map is translated (memory/iotlb.h). A chain that the map cannot translate stays in
 /// the ring, with all behind it, until the map is replaced; `take_misses` says what is to be asked for.
-/// `kHolds`: its user keeps chains for longer than the map may stay, and asks whether it still has some of a range.
+/// `kHolds`: its user keeps chains for longer than the map may stay, and asks whether it still has some of a range. A
+/// driver that makes a chain available which its user has breaks the ring: what is taken at that moment is not worked.
 /// Thread: as for the ring.
 template <class Ring, bool kHolds>
 class TranslatedRing {
@@ -93,7 +94,8 @@ class TranslatedRing {
   void hold(std::uint16_t id, std::span<const memory::GuestSpan> segments, std::span<const memory::Iova> addresses) {
     // Of a packed ring any number may be an id.
     if (id >= held_.size()) held_.resize(std::size_t{id} + 1);
-    held_[id].clear();
+    // Two of one id could not be told apart when one of them is used.
+    if (!held_[id].empty()) return ring_.set_fault(RingFault::chain_in_flight);
     for (std::size_t i = 0; i < segments.size(); ++i) {
       held_[id].push_back({.first = addresses[i], .size = segments[i].size()});
     }
