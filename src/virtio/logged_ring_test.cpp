@@ -1,6 +1,5 @@
 // A ring whose writes are logged: every page that was written before the driver can see it used, and no other.
 
-#include "memory/iotlb.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
@@ -11,7 +10,7 @@
 #include <set>
 #include <vector>
 
-#include "support/guest_memory.h"
+#include "support/translated_memory.h"
 
 namespace causeway::virtio {
 namespace {
@@ -115,16 +114,11 @@ TEST_P(LoggedRings, ChangesOfEventSuppressionAreMarked) {
 
 /// The log is one of the guest's memory, whatever addresses its driver uses.
 TEST_P(LoggedRings, BehindAnIommuItIsTheMemoryThatIsMarked) {
-  constexpr std::uint64_t kApart = 0x7'0000'0000;
-  const auto apart = [](Iova at) { return Iova(at.value() + kApart); };
-  for (Iova* area : {&ring.descriptors, &ring.available, &ring.used}) *area = apart(*area);
+  ring = testing::apart(ring);
   memory::Iotlb iotlb;
-  ASSERT_TRUE(iotlb.update({.iova = apart(page(0)),
-                            .size = kBytes,
-                            .frontend_va = memory::FrontendVa(GuestMemory::kFrontendBase),
-                            .access = memory::Access::read_write},
-                           *memory.map()));
-  use_one<Extent::exact>({}, {{.address = apart(page(20)), .length = 2 * kPage}}, kPage + 1, iotlb.map(memory.map()));
+  const auto at = [](std::uint64_t n) { return Iova(page(n).value() + testing::kApart); };
+  testing::learn(iotlb, memory, at(0), kBytes);
+  use_one<Extent::exact>({}, {{.address = at(20), .length = 2 * kPage}}, kPage + 1, iotlb.map(memory.map()));
   const auto pages = all_marked();
   EXPECT_LT(*pages.begin(), kRingPages);
   EXPECT_TRUE(pages.contains(20));

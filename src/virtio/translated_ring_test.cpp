@@ -13,17 +13,16 @@
 #include <utility>
 #include <vector>
 
-#include "support/guest_memory.h"
+#include "support/translated_memory.h"
 
 namespace causeway::virtio {
 namespace {
 
 using memory::Access, memory::Iova, memory::Miss;
 using testing::GuestMemory, testing::value_or_die;
+using testing::kApart, testing::kPage, testing::translation;
 
-constexpr std::uint64_t kPage = memory::MemoryMap::kIommuPage;
 constexpr std::uint64_t kBytes = 1 << 20;
-constexpr std::uint64_t kApart = 0x7'0000'0000;  ///< between the guest's address of something and the driver's
 
 /// A driver that knows all addresses, and a device that at first knows only those of the ring.
 template <class Ring>
@@ -33,8 +32,7 @@ class TranslatedRing : public ::testing::Test {
   static constexpr std::uint16_t kEntries = 16;
 
   void start(FeatureSet more = {}) {
-    config_ = memory_.make_ring(kEntries, kIsPacked ? more.with(Feature::ring_packed) : more);
-    for (Iova* area : {&config_.descriptors, &config_.available, &config_.used}) *area = Iova(area->value() + kApart);
+    config_ = testing::apart(memory_.make_ring(kEntries, kIsPacked ? more.with(Feature::ring_packed) : more));
     memory::Iotlb all;
     ASSERT_TRUE(all.update(translation(page(0), kBytes), *memory_.map()));
     all_ = all.map(memory_.map());
@@ -46,13 +44,6 @@ class TranslatedRing : public ::testing::Test {
   }
 
   static Iova page(std::uint64_t n) { return Iova(GuestMemory::kBase + kApart + n * kPage); }
-  /// The driver has the guest's memory as it is, elsewhere.
-  static memory::Translation translation(Iova at, std::uint64_t size, Access access = Access::read_write) {
-    return {.iova = at,
-            .size = size,
-            .frontend_va = memory::FrontendVa(at.value() - kApart - GuestMemory::kBase + GuestMemory::kFrontendBase),
-            .access = access};
-  }
   std::shared_ptr<const memory::MemoryMap> known() const { return iotlb_.map(memory_.map()); }
   void learn(Iova at, std::uint64_t size = kPage, Access access = Access::read_write) {
     ASSERT_TRUE(iotlb_.update(translation(at, size, access), *memory_.map()));
@@ -120,7 +111,7 @@ TYPED_TEST(TranslatedRing, DoesNotStartWhereItsOwnAddressesAreNotKnownOrMustNotB
   this->start();
   const auto start = [&](Access access) {
     memory::Iotlb iotlb;
-    const auto ring = this->translation(this->page(0), this->kRingPages * kPage, access);
+    const auto ring = translation(this->page(0), this->kRingPages * kPage, access);
     EXPECT_TRUE(iotlb.update(ring, *this->memory_.map()));
     std::vector<Miss> misses;
     const auto map = iotlb.map(this->memory_.map());
@@ -192,7 +183,7 @@ TYPED_TEST(TranslatedRing, ABufferOverSeveralPagesAsksForAllOfThem) {
   this->expect_waits({this->read(10), this->read(12), this->read(13)});
   for (const std::uint64_t n : {10U, 13U}) this->learn(this->page(n));
   // A page elsewhere in the guest's memory.
-  auto moved = this->translation(this->page(30), kPage);
+  auto moved = translation(this->page(30), kPage);
   moved.iova = this->page(12);
   ASSERT_TRUE(this->iotlb_.update(moved, *this->memory_.map()));
   ASSERT_TRUE(this->device_->replace_map(this->known()));
@@ -290,7 +281,7 @@ TYPED_TEST(TranslatedRing, AChainThatLacksSomethingIsBoundedAsAnyOther) {
   constexpr std::uint64_t kMany = 1000;  // the first of them
   // All lead to one page, so that none continues another; the one behind them is not known.
   for (std::uint64_t n = 0; n < kPages; ++n) {
-    auto one = this->translation(this->page(10), kPage, Access::read);
+    auto one = translation(this->page(10), kPage, Access::read);
     one.iova = this->page(kMany + n);
     ASSERT_TRUE(this->iotlb_.update(one, *this->memory_.map()));
   }

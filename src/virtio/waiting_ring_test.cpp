@@ -20,17 +20,16 @@
 #include <utility>
 #include <vector>
 
-#include "support/guest_memory.h"
+#include "support/translated_memory.h"
 
 namespace causeway::virtio {
 namespace {
 
 using memory::Access, memory::DirtyLog, memory::Iova, memory::IovaRange, memory::Miss;
 using testing::GuestMemory, testing::value_or_die;
+using testing::kApart, testing::kPage;
 
-constexpr std::uint64_t kPage = memory::MemoryMap::kIommuPage;
 constexpr std::uint64_t kBytes = 1 << 20;
-constexpr std::uint64_t kApart = 0x7'0000'0000;  ///< between the guest's address of something and the driver's
 constexpr std::uint64_t kRingPages = 4;
 constexpr std::uint16_t kEntries = 16;
 constexpr std::uint32_t kLength = 100;  ///< of buffers, if nothing else is said
@@ -55,26 +54,18 @@ Miss write(std::uint64_t n) {
 template <class Ring>
 struct Sides {
   Sides(bool packed, bool logs) : is_packed(packed) {
-    config = memory.make_ring(kEntries, packed ? FeatureSet{Feature::ring_packed} : FeatureSet{});
-    for (Iova* area : {&config.descriptors, &config.available, &config.used}) *area = Iova(area->value() + kApart);
+    config = testing::apart(memory.make_ring(kEntries, packed ? FeatureSet{Feature::ring_packed} : FeatureSet{}));
     if (logs) config.log = value_or_die(DirtyLog::map(log_file, 0, kLogBytes));
     memory::Iotlb all;
-    value_or_die(all.update(translation(page(0), kBytes), *memory.map()));
+    testing::learn(all, memory, page(0), kBytes);
     driver.emplace(value_or_die(DriverQueue::start(config, all.map(memory.map()))));
-    value_or_die(iotlb.update(translation(page(0), kRingPages * kPage), *memory.map()));
+    testing::learn(iotlb, memory, page(0), kRingPages * kPage);
     device.emplace(value_or_die(Ring::start(config, known(), Remember::in_flight)));
   }
 
-  /// The driver has the guest's memory as it is, elsewhere.
-  static memory::Translation translation(Iova at, std::uint64_t size, Access access = Access::read_write) {
-    return {.iova = at,
-            .size = size,
-            .frontend_va = memory::FrontendVa(at.value() - kApart - GuestMemory::kBase + GuestMemory::kFrontendBase),
-            .access = access};
-  }
   std::shared_ptr<const memory::MemoryMap> known() const { return iotlb.map(memory.map()); }
   void learn(std::uint64_t n, Access access = Access::read_write) {
-    value_or_die(iotlb.update(translation(page(n), kPage, access), *memory.map()));
+    testing::learn(iotlb, memory, page(n), kPage, access);
     if (!device->replace_map(known())) throw std::runtime_error("the map is refused");
   }
   void forget(std::uint64_t n) {

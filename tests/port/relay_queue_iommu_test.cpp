@@ -1,7 +1,6 @@
 // A relay behind an IOMMU: what it waits for, and what it says that it uses.
 
 #include "port/relay_queue.h"
-#include "port/translated_memory.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
@@ -11,6 +10,8 @@
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "support/translated_memory.h"
 
 namespace causeway::testing {
 namespace {
@@ -24,11 +25,8 @@ constexpr memory::Iova kShadow(0x7f'0000'0000);
 /// A relay behind an IOMMU of which it knows the ring's page alone; the driver's buffers have a page each.
 struct BehindIommu : ::testing::TestWithParam<FeatureSet> {
   BehindIommu()
-      : ring(memory.make_ring(8, GetParam())),
+      : ring(testing::apart(memory.make_ring(8, GetParam()))),
         shadow(value_or_die(ShadowRing::make("shadow", GetParam(), 8, kShadow))) {
-    for (memory::Iova* area : {&ring.descriptors, &ring.available, &ring.used}) {
-      *area = memory::Iova(area->value() + kApart);
-    }
     memory::Iotlb all;
     learn(all, memory, page(0).first, 1 << 20);
     driver.emplace(value_or_die(DriverQueue::start(ring, all.map(memory.map()))));

@@ -3,7 +3,6 @@
 
 #include "port/relay_queue.h"
 
-#include "port/translated_memory.h"
 #include "virtio/device_queue.h"
 #include "virtio/driver_queue.h"
 
@@ -15,6 +14,8 @@
 #include <deque>
 #include <functional>
 #include <map>
+
+#include "support/translated_memory.h"
 
 namespace causeway::testing {
 namespace {
